@@ -1,0 +1,171 @@
+//! Spans of memory that devices do DMA to, and the address space they share.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{MemView, OutOfRange, PciAddress};
+
+/// Where the bytes of a region are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Placement {
+    /// On a PCI function: no byte of it is in host memory.
+    Peer {
+        /// The function whose BAR it is.
+        device: PciAddress,
+        /// The number of that BAR.
+        bar: u8,
+    },
+    /// In host memory.
+    Host,
+}
+
+/// Identifies a region for as long as the process runs; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegionId(u64);
+
+/// A span of memory that the clients of one [`DmaSpace`] can do DMA to.
+///
+/// Cheap to clone; the memory stays mapped for the CPU and in the I/O address
+/// space until the last clone is dropped.
+#[derive(Clone)]
+pub struct Region(Arc<Inner>);
+
+struct Inner {
+    id: RegionId,
+    name: String,
+    placement: Placement,
+    iova: u64,
+    view: MemView,
+    /// Undoes the I/O mapping when the region goes. Declared last: the CPU view
+    /// goes first, as teardown wants.
+    _mapping: Box<dyn Send + Sync>,
+}
+
+impl Region {
+    /// A region at `iova` in its address space, seen by the CPU through `view`.
+    /// `mapping` is dropped with the region and undoes the I/O mapping.
+    pub fn new(
+        name: impl Into<String>,
+        placement: Placement,
+        iova: u64,
+        view: MemView,
+        mapping: Box<dyn Send + Sync>,
+    ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = RegionId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Self(Arc::new(Inner { id, name: name.into(), placement, iova, view, _mapping: mapping }))
+    }
+
+    /// This region's identity.
+    pub fn id(&self) -> RegionId {
+        self.0.id
+    }
+
+    /// What an operator calls it (`cmb of 0000:03:00.0`).
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Where its bytes are.
+    pub fn placement(&self) -> Placement {
+        self.0.placement
+    }
+
+    /// Whether its bytes are on a PCI function.
+    pub fn is_peer(&self) -> bool {
+        matches!(self.0.placement, Placement::Peer { .. })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.view.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.0.view.is_empty()
+    }
+
+    /// The address at which every client device of the space finds the first
+    /// byte. For peer memory it equals the PCI bus address of that byte.
+    pub fn iova(&self) -> u64 {
+        self.0.iova
+    }
+
+    /// The client's address of a part of the region.
+    ///
+    /// # Errors
+    /// When the range does not lie inside the region.
+    pub fn iova_of(&self, range: Range<usize>) -> Result<u64, OutOfRange> {
+        if range.start <= range.end && range.end <= self.len() {
+            Ok(self.0.iova + range.start as u64)
+        } else {
+            let len = range.end.saturating_sub(range.start);
+            Err(OutOfRange { offset: range.start, len, view_len: self.len() })
+        }
+    }
+
+    /// The CPU's view.
+    pub fn view(&self) -> &MemView {
+        &self.0.view
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region")
+            .field("name", &self.0.name)
+            .field("placement", &self.0.placement)
+            .field("iova", &format_args!("{:#x}", self.0.iova))
+            .field("len", &format_args!("{:#x}", self.len()))
+            .finish()
+    }
+}
+
+/// Why memory could not be made reachable for devices.
+#[derive(Debug, thiserror::Error)]
+pub enum DmaError {
+    /// No memory of that size could be had from the system.
+    #[error("no {len} bytes of host memory for {name}: {source}")]
+    Memory {
+        /// What the memory was for.
+        name: String,
+        /// Bytes asked for.
+        len: usize,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The I/O address space refused the mapping.
+    #[error("{name} ({len:#x} bytes) cannot be mapped for devices at {iova:#x}: {reason}")]
+    Map {
+        /// What was to be mapped.
+        name: String,
+        /// Bytes.
+        len: usize,
+        /// The address wanted.
+        iova: u64,
+        /// What was refused, why, and what to do about it.
+        reason: String,
+    },
+    /// No free addresses are left.
+    #[error("no room for {len:#x} bytes ({name}) in the devices' address space")]
+    Full {
+        /// What was to be mapped.
+        name: String,
+        /// Bytes.
+        len: usize,
+    },
+}
+
+/// The I/O virtual address space that all client devices of a target share: a
+/// VFIO container, or the bus of the models.
+pub trait DmaSpace: Send + Sync {
+    /// Zeroed host memory, page-aligned, mapped for all clients. `len` is
+    /// rounded up to whole pages.
+    ///
+    /// # Errors
+    /// When memory or addresses run out, or the mapping is refused.
+    fn host_region(&self, name: &str, len: usize) -> Result<Region, DmaError>;
+}

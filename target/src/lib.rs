@@ -1,0 +1,1 @@
+//! Userspace NVMe over Fabrics target with PCI peer memory.

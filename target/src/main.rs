@@ -1,0 +1,3 @@
+//! The `sidelane` command.
+
+fn main() {}
