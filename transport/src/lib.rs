@@ -8,3 +8,4 @@
 
 pub mod cm;
 pub mod nic;
+pub mod soft;

@@ -1,0 +1,252 @@
+//! The invariant CRC of RoCEv2 (InfiniBand Architecture, volume 1, annex
+//! A17.3.3, and 9.6 of the base specification).
+//!
+//! It is CRC-32 over eight bytes of ones (the link header that Ethernet does not
+//! have), the IP and UDP headers, and the packet from the BTH to the end of the
+//! padding; fields that routers change count as ones: TOS, TTL and checksum of
+//! IPv4; traffic class, flow label and hop limit of IPv6; the UDP checksum; the
+//! reserved byte of the BTH. It is sent with its lowest byte first.
+//!
+//! The identification field of IPv4 is *not* masked. What we send has 0 there
+//! (an unconnected UDP socket with path MTU discovery on), but what we receive
+//! through a UDP socket had a value that we cannot see. CRC is linear: a packet
+//! that differs from ours only in that field differs in the CRC only by what the
+//! difference becomes when it is carried through the bytes that follow. Carried
+//! back, it must come out as a difference in those 16 bits and nowhere else, so
+//! the check is still worth the other 16.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+
+use super::wire::{Bth, ICRC_LEN};
+
+/// The longest packet that can be checked, from the BTH to the end of the
+/// padding: path MTU 4096 and all headers there are, with room.
+pub const MAX_PACKET: usize = 4096 + 128;
+
+/// A packet with a wrong or no CRC, or one longer than [`MAX_PACKET`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the packet's invariant CRC is wrong")]
+pub struct BadIcrc;
+
+/// Computes the CRC for `packet` (BTH to the end of the padding), as a sender
+/// with identification 0 and "don't fragment" makes it. Append it with
+/// `to_le_bytes`.
+pub fn compute(src: IpAddr, dst: IpAddr, sport: u16, dport: u16, packet: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    let udp_len = (UDP_LEN + packet.len() + ICRC_LEN) as u16;
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let [len_high, len_low] = (udp_len + IPV4_LEN as u16).to_be_bytes();
+            let [s0, s1, s2, s3] = src.octets();
+            let [d0, d1, d2, d3] = dst.octets();
+            hasher.update(&[0xff; 8]);
+            hasher.update(&[
+                0x45, 0xff, len_high, len_low, 0, 0, 0x40, 0, 0xff, 17, 0xff, 0xff, s0, s1, s2, s3,
+                d0, d1, d2, d3,
+            ]);
+        }
+        (src, dst) => {
+            let [len_high, len_low] = udp_len.to_be_bytes();
+            hasher.update(&[0xff; 8]);
+            hasher.update(&[0x6f, 0xff, 0xff, 0xff, len_high, len_low, 17, 0xff]);
+            hasher.update(&v6_octets(src));
+            hasher.update(&v6_octets(dst));
+        }
+    }
+    let [sport_high, sport_low] = sport.to_be_bytes();
+    let [dport_high, dport_low] = dport.to_be_bytes();
+    let [len_high, len_low] = udp_len.to_be_bytes();
+    hasher.update(&[
+        sport_high, sport_low, dport_high, dport_low, len_high, len_low, 0xff, 0xff,
+    ]);
+    if let Some((bth, rest)) = packet.split_first_chunk::<{ Bth::LEN }>() {
+        let mut bth = *bth;
+        bth[4] = 0xff;
+        hasher.update(&bth);
+        hasher.update(rest);
+    } else {
+        hasher.update(packet);
+    }
+    hasher.finalize()
+}
+
+/// Checks the CRC at the end of a UDP payload and gives the packet without it.
+///
+/// Over IPv4 the identification and the "don't fragment" bit, which a socket
+/// does not show, may have been anything.
+///
+/// # Errors
+/// When it is wrong, or the packet is too short or too long to have one.
+pub fn verify(
+    src: IpAddr,
+    dst: IpAddr,
+    sport: u16,
+    dport: u16,
+    udp_payload: &[u8],
+) -> Result<&[u8], BadIcrc> {
+    let (packet, received) = udp_payload.split_last_chunk::<ICRC_LEN>().ok_or(BadIcrc)?;
+    if packet.len() < Bth::LEN || packet.len() > MAX_PACKET {
+        return Err(BadIcrc);
+    }
+    let difference = compute(src, dst, sport, dport, packet) ^ u32::from_le_bytes(*received);
+    if difference == 0 {
+        return Ok(packet);
+    }
+    if src.is_ipv6() {
+        return Err(BadIcrc);
+    }
+    let follow = AFTER_ID + UDP_LEN + packet.len();
+    let back = UNROLL.get(follow).ok_or(BadIcrc)?;
+    // What is left is the difference in bytes 4 to 7 of the IP header, the
+    // lowest first: two of identification, then flags and fragment offset.
+    match multiply(difference, *back) & 0xffff_0000 {
+        0 | 0x0040_0000 => Ok(packet),
+        _ => Err(BadIcrc),
+    }
+}
+
+const UDP_LEN: usize = 8;
+const IPV4_LEN: usize = 20;
+/// Bytes of the IPv4 header from the identification on.
+const AFTER_ID: usize = 16;
+
+fn v6_octets(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+        IpAddr::V6(addr) => addr.octets(),
+    }
+}
+
+/// The generator of CRC-32 with its bits reversed: bit 31 stands for x^0, and
+/// x^32 is left out.
+const POLYNOMIAL: u32 = 0xedb8_8320;
+/// x^0.
+const ONE: u32 = 0x8000_0000;
+
+/// `UNROLL[n]` takes a CRC back over `n` bytes: x^(-8n) modulo the generator.
+static UNROLL: [u32; AFTER_ID + UDP_LEN + MAX_PACKET + 1] = {
+    let mut table = [ONE; AFTER_ID + UDP_LEN + MAX_PACKET + 1];
+    let mut n = 1;
+    while n < table.len() {
+        let mut value = table[n - 1];
+        let mut bit = 0;
+        while bit < 8 {
+            // Division by x: x^0, if there, goes by adding the generator first.
+            value = if value & ONE != 0 {
+                (value ^ POLYNOMIAL) << 1 | 1
+            } else {
+                value << 1
+            };
+            bit += 1;
+        }
+        table[n] = value;
+        n += 1;
+    }
+    table
+};
+
+/// Product of two polynomials modulo the generator, bits reversed.
+const fn multiply(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    let mut bit = 32;
+    while bit > 0 {
+        bit -= 1;
+        product ^= b & (a >> bit & 1).wrapping_neg();
+        // Multiplication by x.
+        b = b >> 1 ^ POLYNOMIAL & (b & 1).wrapping_neg();
+    }
+    product
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SRC: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const DST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    /// The CRC of a peer whose IP header has this identification and flags.
+    fn peer_crc(id: u16, flags: u8, packet: &[u8]) -> u32 {
+        let mut bytes = vec![0xff; 8];
+        let udp_len = (8 + packet.len() + 4) as u16;
+        bytes.extend([0x45, 0xff]);
+        bytes.extend((udp_len + 20).to_be_bytes());
+        bytes.extend(id.to_be_bytes());
+        bytes.extend([flags, 0, 0xff, 17, 0xff, 0xff, 192, 0, 2, 1, 192, 0, 2, 2]);
+        bytes.extend(50_000u16.to_be_bytes());
+        bytes.extend(4791u16.to_be_bytes());
+        bytes.extend(udp_len.to_be_bytes());
+        bytes.extend([0xff, 0xff]);
+        let bth = bytes.len();
+        bytes.extend(packet);
+        bytes[bth + 4] = 0xff;
+        crc32fast::hash(&bytes)
+    }
+
+    fn with_crc(packet: &[u8], crc: u32) -> Vec<u8> {
+        [packet, &crc.to_le_bytes()].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn a_peer_may_have_any_identification_and_may_allow_fragments(
+            packet in proptest::collection::vec(any::<u8>(), 12..300), id: u16, df: bool,
+        ) {
+            let flags = if df { 0x40 } else { 0 };
+            let payload = with_crc(&packet, peer_crc(id, flags, &packet));
+            prop_assert_eq!(verify(SRC, DST, 50_000, 4791, &payload), Ok(&packet[..]));
+        }
+
+        #[test]
+        fn over_ipv6_every_changed_bit_is_noticed(
+            packet in proptest::collection::vec(any::<u8>(), 12..300),
+            at: proptest::sample::Index, bit in 0u8..8,
+        ) {
+            let src = "2001:db8::1".parse().unwrap();
+            let dst = "2001:db8::2".parse().unwrap();
+            let mut payload = with_crc(&packet, compute(src, dst, 50_000, 4791, &packet));
+            prop_assert!(verify(src, dst, 50_000, 4791, &payload).is_ok());
+            let at = at.index(payload.len());
+            prop_assume!(at != 4);
+            payload[at] ^= 1 << bit;
+            prop_assert!(verify(src, dst, 50_000, 4791, &payload).is_err());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = verify(SRC, DST, 1, 2, &bytes);
+        }
+    }
+
+    #[test]
+    fn few_of_many_random_corruptions_pass() {
+        let packet: Vec<u8> = (0..1024u32).map(|i| (i * 7) as u8).collect();
+        let good = with_crc(&packet, peer_crc(0x1234, 0x40, &packet));
+        let mut state = 1u64;
+        let passed = (0..20_000)
+            .filter(|_| {
+                let mut bad = good.clone();
+                for _ in 0..8 {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    bad[12 + (state >> 33) as usize % 1000] ^= (state >> 20) as u8 | 1;
+                }
+                verify(SRC, DST, 50_000, 4791, &bad).is_ok()
+            })
+            .count();
+        assert!(passed <= 8, "{passed} of 20,000; 0.6 expected");
+    }
+
+    #[test]
+    fn the_longest_packet_can_be_checked_and_a_longer_one_is_refused() {
+        let packet = vec![7; MAX_PACKET];
+        let payload = with_crc(&packet, peer_crc(9, 0x40, &packet));
+        assert!(verify(SRC, DST, 50_000, 4791, &payload).is_ok());
+        let packet = vec![7; MAX_PACKET + 1];
+        let payload = with_crc(&packet, peer_crc(0, 0x40, &packet));
+        assert_eq!(verify(SRC, DST, 50_000, 4791, &payload), Err(BadIcrc));
+    }
+}
