@@ -1,7 +1,10 @@
 //! RoCEv2 in software: a network adapter made of a CPU and UDP sockets.
 //!
-//! `wire` and `icrc` are the packets, `psn` their numbers.
+//! `wire` and `icrc` are the packets, `psn` their numbers; `port` opens the UDP
+//! sockets of an address, `socket` moves datagrams through them in batches.
 
 pub mod icrc;
+pub mod port;
 pub mod psn;
+pub mod socket;
 pub mod wire;
