@@ -1,0 +1,281 @@
+//! The shape of a configuration after parsing.
+//!
+//! Defaults are filled in and every rule between fields holds. Serialising gives the same shape that is
+//! parsed, so a printed configuration can be read again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::{ByteSize, Nqn, PciSlot, Uuid};
+
+/// Everything that `sidelane serve` is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// `[target]`: the process itself.
+    pub target: Target,
+    /// `[[listener]]`: where hosts connect; at least one, ids and addresses unique.
+    #[serde(rename = "listener")]
+    pub listeners: Vec<Listener>,
+    /// `[[provider]]`: memory for payload, in the order of the file; ids and devices unique.
+    #[serde(rename = "provider", skip_serializing_if = "Vec::is_empty")]
+    pub providers: Vec<Provider>,
+    /// `[[subsystem]]`: what hosts connect to; at least one, NQNs unique.
+    #[serde(rename = "subsystem")]
+    pub subsystems: Vec<Subsystem>,
+}
+
+/// `[target]`: settings of the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Target {
+    /// Unix socket of the control API; an absolute path, short enough for a socket.
+    pub control: PathBuf,
+    /// CPUs, by number; one reactor runs on each. Not empty, no number twice.
+    pub cores: Vec<u16>,
+    /// Entries a host may ask for in one I/O queue, 2 to 1024 (CAP.MQES plus one).
+    pub max_queue_entries: u16,
+    /// I/O queues a controller grants, 1 to 1024.
+    pub max_io_queues: u16,
+}
+
+impl Target {
+    /// Where the control API listens when nothing else is said.
+    pub const DEFAULT_CONTROL: &'static str = "/run/sidelane/control.sock";
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            control: PathBuf::from(Self::DEFAULT_CONTROL),
+            cores: vec![0],
+            max_queue_entries: 128,
+            max_io_queues: 64,
+        }
+    }
+}
+
+/// `[[listener]]`: an address at which hosts connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listener {
+    /// The name that messages and statistics use.
+    pub id: String,
+    /// The kind of NIC behind the address.
+    pub nic: NicKind,
+    /// A unicast address of this machine; never a wildcard, since discovery hands it to hosts.
+    pub address: IpAddr,
+    /// The service port, not 0.
+    pub port: u16,
+}
+
+impl Listener {
+    /// The NVMe/RDMA port that IANA registered.
+    pub const DEFAULT_PORT: u16 = 4420;
+
+    /// Address and port in one.
+    #[must_use]
+    pub fn socket_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+/// What a listener's NIC is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NicKind {
+    /// RoCEv2 over a UDP socket; needs neither RDMA hardware nor privilege.
+    Soft,
+}
+
+/// `[[provider]]`: a source of memory for payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Provider {
+    /// The name by which namespaces choose it; never `auto`.
+    pub id: String,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub kind: ProviderKind,
+}
+
+/// What a provider's memory is.
+///
+/// Only the code that opens a provider needs to know the kinds; everything else asks the methods of
+/// [`Provider`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// The Controller Memory Buffer of an NVMe SSD.
+    Cmb {
+        /// The SSD.
+        device: PciSlot,
+        /// Use no more than this; a multiple of 4096 bytes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        size: Option<ByteSize>,
+    },
+    /// Host memory: the fallback that keeps payload off no bus at all.
+    Host {
+        /// How much; a multiple of 4096 bytes, not zero.
+        size: ByteSize,
+    },
+}
+
+impl Provider {
+    /// The PCI function whose memory this is; `None` for host memory.
+    #[must_use]
+    pub fn device(&self) -> Option<&PciSlot> {
+        match &self.kind {
+            ProviderKind::Cmb { device, .. } => Some(device),
+            ProviderKind::Host { .. } => None,
+        }
+    }
+
+    /// The configured size: of host memory all of it, of a device the most to use of it.
+    #[must_use]
+    pub fn size(&self) -> Option<ByteSize> {
+        match self.kind {
+            ProviderKind::Cmb { size, .. } => size,
+            ProviderKind::Host { size } => Some(size),
+        }
+    }
+
+    /// Whether payload in this memory stays out of host memory.
+    #[must_use]
+    pub fn is_peer(&self) -> bool {
+        self.device().is_some()
+    }
+}
+
+/// `[[subsystem]]`: a set of namespaces under one name, and who may see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Subsystem {
+    /// Its NVMe Qualified Name; never the discovery service's.
+    pub nqn: Nqn,
+    /// Serial number, 1 to 20 printable ASCII characters; derived from the NQN when not given.
+    pub serial: String,
+    /// Model number, 1 to 40 printable ASCII characters.
+    pub model: String,
+    /// Payload that a host may put into a command capsule: 0, or a multiple of 4096 bytes up to 16 KiB.
+    /// Such payload lands in host memory; so it is 0 when a namespace has [`P2pPolicy::Require`].
+    pub in_capsule: ByteSize,
+    /// Any host may connect; `hosts` is empty then.
+    pub allow_any_host: bool,
+    /// The hosts that may connect; nobody else may.
+    pub hosts: Vec<Nqn>,
+    /// What it offers; at least one, `nsid` unique within the subsystem.
+    #[serde(rename = "namespace")]
+    pub namespaces: Vec<Namespace>,
+}
+
+impl Subsystem {
+    /// What hosts see as the model when nothing else is said.
+    pub const DEFAULT_MODEL: &'static str = "Sidelane";
+
+    /// Whether a host with this NQN may connect.
+    #[must_use]
+    pub fn allows(&self, host_nqn: &str) -> bool {
+        self.allow_any_host || self.hosts.iter().any(|host| host.as_str() == host_nqn)
+    }
+}
+
+/// `[[subsystem.namespace]]`: one namespace, as a host sees it, and what is behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Namespace {
+    /// Namespace id, 1 to 1024.
+    pub nsid: u32,
+    /// Where its blocks are.
+    pub backend: Backend,
+    /// Whether payload goes by peer memory.
+    pub p2p: P2pPolicy,
+    /// Where its buffers come from.
+    pub provider: ProviderChoice,
+    /// Its UUID, unique; when not given, the target derives one from NQN and NSID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<Uuid>,
+}
+
+/// What holds the blocks of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Backend {
+    /// A namespace of a local SSD, by the userspace driver. No two namespaces share one.
+    Nvme {
+        /// The SSD.
+        device: PciSlot,
+        /// Namespace id on the SSD, 1 to 0xfffffffe.
+        nsid: u32,
+    },
+    /// Nothing: writes are forgotten, reads give zeroes.
+    Null {
+        /// Capacity; a multiple of 4096 bytes, not zero.
+        size: ByteSize,
+        /// Block size in bytes, 512 or 4096.
+        block: u32,
+    },
+}
+
+impl Backend {
+    /// The SSD behind it, if there is one.
+    #[must_use]
+    pub fn device(&self) -> Option<&PciSlot> {
+        match self {
+            Self::Nvme { device, .. } => Some(device),
+            Self::Null { .. } => None,
+        }
+    }
+}
+
+/// Whether the payload of a namespace goes by peer memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum P2pPolicy {
+    /// Never: payload goes by host memory.
+    #[default]
+    Off,
+    /// Where it can; what could not is counted with its reason.
+    Prefer,
+    /// Always: the target refuses to start, or fails the command, rather than touch host memory.
+    Require,
+}
+
+impl P2pPolicy {
+    /// As it is written in a configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+        }
+    }
+}
+
+/// Which provider a namespace takes its buffers from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "String")]
+pub enum ProviderChoice {
+    /// The memory of its own SSD, else the nearest provider that fits.
+    #[default]
+    Auto,
+    /// The provider with this id, which exists.
+    Id(String),
+}
+
+impl ProviderChoice {
+    /// The id, unless the choice is `auto`.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Self::Auto => None,
+            Self::Id(id) => Some(id),
+        }
+    }
+}
+
+impl From<ProviderChoice> for String {
+    fn from(choice: ProviderChoice) -> Self {
+        match choice {
+            ProviderChoice::Auto => "auto".to_owned(),
+            ProviderChoice::Id(id) => id,
+        }
+    }
+}
