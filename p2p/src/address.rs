@@ -18,7 +18,9 @@ pub struct PciAddress {
 
 /// The text was not a PCI address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a PCI address; write it as DOMAIN:BUS:DEVICE.FUNCTION in hexadecimal, such as 0000:03:00.0")]
+#[error(
+    "`{text}` is not a PCI address; write it as DOMAIN:BUS:DEVICE.FUNCTION in hexadecimal, such as 0000:03:00.0"
+)]
 pub struct ParsePciAddressError {
     text: String,
 }
@@ -27,7 +29,9 @@ impl FromStr for PciAddress {
     type Err = ParsePciAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse(text).ok_or_else(|| ParsePciAddressError { text: text.to_owned() })
+        parse(text).ok_or_else(|| ParsePciAddressError {
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -52,7 +56,11 @@ fn parse(text: &str) -> Option<PciAddress> {
 
 impl fmt::Display for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.device, self.function)
+        write!(
+            f,
+            "{:04x}:{:02x}:{:02x}.{:x}",
+            self.domain, self.bus, self.device, self.function
+        )
     }
 }
 
@@ -78,7 +86,15 @@ mod tests {
         #[case] device: u8,
         #[case] function: u8,
     ) {
-        assert_eq!(text.parse(), Ok(PciAddress { domain, bus, device, function }));
+        assert_eq!(
+            text.parse(),
+            Ok(PciAddress {
+                domain,
+                bus,
+                device,
+                function
+            })
+        );
     }
 
     #[rstest::rstest]

@@ -4,11 +4,20 @@
 //! A **provider** is a device that offers memory, a **client** one that does
 //! DMA to it. [`Region`] is a span of such memory, [`DmaSpace`] the I/O virtual
 //! address space that all clients of one target share.
+//!
+//! [`topology`] says who can reach whom, [`vfio`] opens devices and makes their
+//! BARs reachable, [`provider`] finds memory and judges it, and [`pool`] hands
+//! it out in buffers.
 
 mod address;
+pub mod pool;
+pub mod provider;
 mod region;
+pub mod topology;
+pub mod vfio;
 mod view;
 
 pub use address::{ParsePciAddressError, PciAddress};
+pub use pool::{AllocError, Pool, PoolBuf, PoolError, PoolSpec, PoolStats};
 pub use region::{DmaError, DmaSpace, Placement, Region, RegionId};
 pub use view::{MemView, OutOfRange};

@@ -55,7 +55,14 @@ impl Region {
     ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = RegionId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Self(Arc::new(Inner { id, name: name.into(), placement, iova, view, _mapping: mapping }))
+        Self(Arc::new(Inner {
+            id,
+            name: name.into(),
+            placement,
+            iova,
+            view,
+            _mapping: mapping,
+        }))
     }
 
     /// This region's identity.
@@ -103,7 +110,11 @@ impl Region {
             Ok(self.0.iova + range.start as u64)
         } else {
             let len = range.end.saturating_sub(range.start);
-            Err(OutOfRange { offset: range.start, len, view_len: self.len() })
+            Err(OutOfRange {
+                offset: range.start,
+                len,
+                view_len: self.len(),
+            })
         }
     }
 

@@ -53,7 +53,7 @@ impl MemView {
     /// is dropped, must be aligned to 8 bytes, and no Rust reference to it may
     /// exist.
     pub unsafe fn new(base: NonNull<u8>, len: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        debug_assert_eq!(base.as_ptr() as usize % 8, 0);
+        debug_assert!((base.as_ptr() as usize).is_multiple_of(8));
         Self { base, len, owner }
     }
 
@@ -66,13 +66,25 @@ impl MemView {
         struct Page(std::cell::UnsafeCell<[u8; 4096]>);
         // SAFETY: only ever touched through volatile accesses of the view.
         unsafe impl Sync for Page {}
-        let pages: Box<[Page]> =
-            (0..len.div_ceil(4096).max(1)).map(|_| Page(std::cell::UnsafeCell::new([0; 4096]))).collect();
+        let pages: Box<[Page]> = (0..len.div_ceil(4096).max(1))
+            .map(|_| Page(std::cell::UnsafeCell::new([0; 4096])))
+            .collect();
         let owner = Arc::new(pages);
         let base = NonNull::from(&owner[0]).cast();
         // SAFETY: the boxed pages live as long as `owner`, hold at least `len`
         // bytes inside UnsafeCell, and are never borrowed as anything else.
         unsafe { Self::new(base, len, owner) }
+    }
+
+    /// The same view, which now keeps `also` alive too; `also` is dropped after
+    /// the memory is unmapped.
+    #[must_use]
+    pub fn keeping(self, also: Arc<dyn Any + Send + Sync>) -> Self {
+        // The fields of a tuple are dropped in order.
+        Self {
+            owner: Arc::new((self.owner, also)),
+            ..self
+        }
     }
 
     /// Length in bytes.
@@ -98,10 +110,18 @@ impl MemView {
     pub fn slice(&self, range: Range<usize>) -> Result<Self, OutOfRange> {
         let len = range.end.saturating_sub(range.start);
         if range.start > range.end {
-            return Err(OutOfRange { offset: range.start, len, view_len: self.len });
+            return Err(OutOfRange {
+                offset: range.start,
+                len,
+                view_len: self.len,
+            });
         }
         let base = self.at(range.start, len)?;
-        Ok(Self { base, len, owner: Arc::clone(&self.owner) })
+        Ok(Self {
+            base,
+            len,
+            owner: Arc::clone(&self.owner),
+        })
     }
 
     fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfRange> {
@@ -109,16 +129,24 @@ impl MemView {
             // SAFETY: `offset <= len of the view`, so the pointer stays within
             // (or one past) the mapping.
             Some(end) if end <= self.len => Ok(unsafe { self.base.add(offset) }),
-            _ => Err(OutOfRange { offset, len, view_len: self.len }),
+            _ => Err(OutOfRange {
+                offset,
+                len,
+                view_len: self.len,
+            }),
         }
     }
 
     fn aligned(&self, offset: usize, width: usize) -> Result<NonNull<u8>, OutOfRange> {
         let at = self.at(offset, width)?;
-        if at.as_ptr() as usize % width == 0 {
+        if (at.as_ptr() as usize).is_multiple_of(width) {
             Ok(at)
         } else {
-            Err(OutOfRange { offset, len: width, view_len: self.len })
+            Err(OutOfRange {
+                offset,
+                len: width,
+                view_len: self.len,
+            })
         }
     }
 
@@ -162,7 +190,11 @@ impl MemView {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(word);
             // SAFETY: inside the checked range; `split` put it on 8 bytes.
-            unsafe { to.add(head + i * 8).cast::<u64>().write_volatile(u64::from_ne_bytes(bytes)) };
+            unsafe {
+                to.add(head + i * 8)
+                    .cast::<u64>()
+                    .write_volatile(u64::from_ne_bytes(bytes))
+            };
         }
         for (i, byte) in tail.iter().enumerate() {
             // SAFETY: inside the checked range.
@@ -185,7 +217,12 @@ impl MemView {
     ///
     /// # Errors
     /// When out of range or not aligned to 4 bytes.
-    pub fn store_u32(&self, offset: usize, value: u32, ordering: Ordering) -> Result<(), OutOfRange> {
+    pub fn store_u32(
+        &self,
+        offset: usize,
+        value: u32,
+        ordering: Ordering,
+    ) -> Result<(), OutOfRange> {
         let at = self.aligned(offset, 4)?.cast::<AtomicU32>();
         // SAFETY: in range, aligned, and every access to it is atomic or volatile.
         unsafe { at.as_ref() }.store(value.to_le(), ordering);
@@ -206,7 +243,12 @@ impl MemView {
     ///
     /// # Errors
     /// When out of range or not aligned to 8 bytes.
-    pub fn store_u64(&self, offset: usize, value: u64, ordering: Ordering) -> Result<(), OutOfRange> {
+    pub fn store_u64(
+        &self,
+        offset: usize,
+        value: u64,
+        ordering: Ordering,
+    ) -> Result<(), OutOfRange> {
         let at = self.aligned(offset, 8)?.cast::<AtomicU64>();
         // SAFETY: in range, aligned, and every access to it is atomic or volatile.
         unsafe { at.as_ref() }.store(value.to_le(), ordering);
