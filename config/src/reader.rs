@@ -180,12 +180,6 @@ impl<'a> Section<'a> {
         self.report.add(span, &thing, reason.into(), remedy.into());
     }
 
-    /// Notes a mistake of the table as a whole.
-    pub(crate) fn fault_of_all(&self, reason: impl Into<String>, remedy: impl Into<String>) {
-        self.report
-            .add(&self.span, &self.name, reason.into(), remedy.into());
-    }
-
     fn raw(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.asked.push(key);
         self.table.get(key)
@@ -222,7 +216,7 @@ impl<'a> Section<'a> {
             self.fault(
                 &self.span,
                 key,
-                "is missing",
+                "the key is missing",
                 format!("add a line such as {example}"),
             );
         }

@@ -26,6 +26,43 @@ pub struct Config {
     pub subsystems: Vec<Subsystem>,
 }
 
+impl Config {
+    /// What is no mistake, but may not be what was meant; one sentence each.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for subsystem in &self.subsystems {
+            let nqn = &subsystem.nqn;
+            if !subsystem.allow_any_host && subsystem.hosts.is_empty() {
+                remarks.push(format!(
+                    "no host may connect to subsystem `{nqn}`: it has neither hosts nor \
+                     allow_any_host = true"
+                ));
+            }
+            for namespace in &subsystem.namespaces {
+                let provider = self.provider_of(namespace);
+                if let Some(provider) = provider.filter(|provider| !provider.is_peer())
+                    && namespace.p2p == P2pPolicy::Prefer
+                {
+                    remarks.push(format!(
+                        "namespace {} of `{nqn}` prefers peer memory, but its provider `{}` is host \
+                         memory, so all of its payload will go there",
+                        namespace.nsid, provider.id
+                    ));
+                }
+            }
+        }
+        remarks
+    }
+
+    /// The provider that a namespace names; `None` when it leaves the choice to the target.
+    #[must_use]
+    pub fn provider_of(&self, namespace: &Namespace) -> Option<&Provider> {
+        let id = namespace.provider.id()?;
+        self.providers.iter().find(|provider| provider.id == id)
+    }
+}
+
 /// `[target]`: settings of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Target {

@@ -16,7 +16,7 @@ use crate::{
     ByteSize, Config, ConfigErrors, Listener, NicKind, PciSlot, Provider, ProviderKind, Target,
 };
 
-/// Queues and cores have limits of their own; this one is for what the protocol leaves open.
+/// The most queues, and the most entries of one, that a configuration can grant.
 const MAX_QUEUES: u32 = 1024;
 /// The highest CPU number that an affinity mask of the usual size names.
 const MAX_CORE: u32 = 1023;
@@ -323,17 +323,16 @@ fn read_provider(mut section: Section<'_>, context: &mut Context<'_>) -> Option<
         let is_peer = kind.as_ref().map(|kind| matches!(kind.value, Kind::Cmb));
         context.providers.push((id.value.clone(), is_peer));
     }
-    let kind = match kind?.value {
+    let kind = kind.and_then(|kind| match kind.value {
         Kind::Cmb => {
             section.complain_if_absent("device", "device = \"0000:03:00.0\"");
-            device.map(|device| {
-                let name = ("device", device.value.to_string());
-                let remedy = "an SSD has one CMB: let both namespaces name the same provider";
-                context.unique(&section, "device", name, &device.span, remedy);
-                ProviderKind::Cmb {
-                    device: device.value,
-                    size,
-                }
+            let device = device?;
+            let name = ("device", device.value.to_string());
+            let remedy = "an SSD has one CMB: let namespaces share the provider that is there";
+            context.unique(&section, "device", name, &device.span, remedy);
+            Some(ProviderKind::Cmb {
+                device: device.value,
+                size,
             })
         }
         Kind::Host => {
@@ -347,9 +346,9 @@ fn read_provider(mut section: Section<'_>, context: &mut Context<'_>) -> Option<
                     "remove it, or write kind = \"cmb\"",
                 );
             }
-            size.map(|size| ProviderKind::Host { size })
+            Some(ProviderKind::Host { size: size? })
         }
-    };
+    });
     section.finish();
     Some(Provider {
         id: id?.value,

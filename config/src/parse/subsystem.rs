@@ -224,8 +224,9 @@ enum Kind {
 
 fn read_backend(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Backend> {
     section.complain_if_absent("kind", "kind = \"nvme\"");
-    let kind = section.keyword("kind", &[("nvme", Kind::Nvme), ("null", Kind::Null)])?;
-    let backend = match kind.value {
+    let kind = section.keyword("kind", &[("nvme", Kind::Nvme), ("null", Kind::Null)]);
+    // Without a kind, which other keys belong here is not known.
+    let backend = match kind?.value {
         Kind::Nvme => {
             let device = section.required::<PciSlot>("device", "device = \"0000:03:00.0\"");
             let nsid = section.integer("nsid", 1..=LAST_NSID, "the id of a namespace on an SSD");

@@ -1,0 +1,138 @@
+//! The schema as a whole.
+
+mod mistakes;
+mod properties;
+
+use super::*;
+
+/// Parses what must be right; shows the mistakes otherwise.
+fn parsed(text: &str) -> Config {
+    Config::parse(text, "test.toml").unwrap_or_else(|errors| panic!("{errors}\n\n{text}"))
+}
+
+const LISTENER: &str = "[[listener]]\nid = \"front\"\nnic = \"soft\"\naddress = \"192.168.77.2\"\n";
+const SSD: &str = "backend = { kind = \"nvme\", device = \"0000:03:00.0\" }";
+const NULL: &str = "backend = { kind = \"null\", size = \"1 GiB\" }";
+
+/// A configuration with one subsystem of one namespace.
+fn with(subsystem_lines: &str, namespace_lines: &str) -> String {
+    format!(
+        "{LISTENER}\n[[subsystem]]\nnqn = \"nqn.2026-11.io.sidelane:a\"\n{subsystem_lines}\n\
+         [[subsystem.namespace]]\nnsid = 1\n{namespace_lines}\n"
+    )
+}
+
+#[test]
+fn the_example_is_valid_and_shows_every_key() {
+    let config = parsed(example());
+    assert_eq!(config.remarks(), [""; 0]);
+    let printed = toml::to_string(&config).unwrap();
+    for key in printed
+        .lines()
+        .filter_map(|line| Some(line.split_once(" = ")?.0))
+    {
+        assert!(
+            example().contains(&format!("{key} = ")),
+            "the example does not show `{key}`"
+        );
+    }
+}
+
+#[test]
+fn what_is_left_out_gets_its_default() {
+    let config = parsed(&with("", SSD));
+    assert_eq!(config.target, Target::default());
+    assert_eq!(config.listeners[0].socket_address().port(), 4420);
+    let subsystem = &config.subsystems[0];
+    assert_eq!(subsystem.model, "Sidelane");
+    assert!(!subsystem.allow_any_host && subsystem.hosts.is_empty());
+    let namespace = &subsystem.namespaces[0];
+    assert_eq!(namespace.p2p, P2pPolicy::Off);
+    assert_eq!(namespace.provider, ProviderChoice::Auto);
+    assert_eq!(namespace.uuid, None);
+    let device = "0000:03:00.0".parse().unwrap();
+    assert_eq!(namespace.backend, Backend::Nvme { device, nsid: 1 });
+}
+
+#[rstest::rstest]
+#[case("off", 4096)]
+#[case("prefer", 0)]
+#[case("require", 0)]
+fn payload_in_capsules_is_off_by_default_where_peer_memory_is_used(
+    #[case] policy: &str,
+    #[case] bytes: u64,
+) {
+    let config = parsed(&with("", &format!("{SSD}\np2p = \"{policy}\"")));
+    assert_eq!(config.subsystems[0].in_capsule.bytes(), bytes);
+    assert_eq!(config.subsystems[0].namespaces[0].p2p.as_str(), policy);
+}
+
+#[test]
+fn a_derived_serial_number_depends_on_the_nqn_alone_and_fits() {
+    let serial = |text: &str| parsed(text).subsystems[0].serial.clone();
+    let one = with("", SSD);
+    assert_eq!(serial(&one), serial(&with("model = \"x\"", NULL)));
+    assert_ne!(
+        serial(&one),
+        serial(&one.replace("sidelane:a", "sidelane:b"))
+    );
+    assert!(serial(&one).len() <= 20);
+}
+
+#[test]
+fn only_the_hosts_that_are_named_may_connect() {
+    let host = "nqn.2014-08.org.nvmexpress:uuid:2cd2c43b-a90a-45c1-a8cd-86b33ab273b5";
+    let closed = &parsed(&with("", SSD));
+    assert!(!closed.subsystems[0].allows(host));
+    assert_eq!(closed.remarks().len(), 1);
+    let one = &parsed(&with(&format!("hosts = [\"{host}\"]"), SSD)).subsystems[0];
+    assert!(one.allows(host) && !one.allows("nqn.2026-11.com.example:other"));
+    assert!(parsed(&with("allow_any_host = true", SSD)).subsystems[0].allows(host));
+}
+
+#[test]
+fn a_provider_is_found_by_its_namespace_wherever_it_stands() {
+    let provider = "[[provider]]\nid = \"far\"\nkind = \"cmb\"\ndevice = \"04:00.0\"\n";
+    let config = parsed(
+        &(with(
+            "",
+            &format!("{NULL}\np2p = \"require\"\nprovider = \"far\""),
+        ) + provider),
+    );
+    let found = config
+        .provider_of(&config.subsystems[0].namespaces[0])
+        .unwrap();
+    assert!(found.is_peer());
+    assert_eq!(found.device().unwrap().as_str(), "0000:04:00.0");
+}
+
+#[test]
+fn host_memory_that_is_preferred_to_be_peer_memory_is_remarked_upon() {
+    let provider = "[[provider]]\nid = \"dram\"\nkind = \"host\"\nsize = \"1 MiB\"\n";
+    let lines = format!("{SSD}\np2p = \"prefer\"\nprovider = \"dram\"");
+    let remarks = parsed(&(with("allow_any_host = true", &lines) + provider)).remarks();
+    assert!(remarks[0].contains("`dram` is host memory"), "{remarks:?}");
+}
+
+#[test]
+fn a_file_is_loaded_and_named_in_its_mistakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sidelane.toml");
+    std::fs::write(&path, example()).unwrap();
+    assert_eq!(Config::load(&path).unwrap(), parsed(example()));
+    std::fs::write(&path, "[target]\ncolour = 1\n").unwrap();
+    let shown = Config::load(&path).unwrap_err().to_string();
+    assert!(
+        shown.contains(&format!("{}:2:1", path.display())),
+        "{shown}"
+    );
+    std::fs::write(&path, b"# \xff").unwrap();
+    assert!(
+        Config::load(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("byte 2")
+    );
+    let missing = Config::load(dir.path().join("none")).unwrap_err();
+    assert!(missing.to_string().contains("cannot be read"), "{missing}");
+}
