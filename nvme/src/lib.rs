@@ -1,1 +1,3 @@
-//! See the crate's description in its manifest.
+//! NVMe for Sidelane: the wire types ([`spec`]).
+
+pub mod spec;
