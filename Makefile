@@ -1,0 +1,99 @@
+# Sidelane's tasks. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# The order of the steps is meant, and each of them uses all cores by itself.
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules
+
+# The lab and the demo look for the program in .build.
+unexport CARGO_TARGET_DIR
+unexport CARGO_BUILD_TARGET_DIR
+unexport RUSTFLAGS
+
+STEP := .ci/step
+SIDELANE := .build/release/sidelane
+
+# Arguments for `sidelane demo`, such as DEMO_ARGS=--json.
+DEMO_ARGS ?=
+
+.PHONY: help
+help: ## List these tasks
+	@echo "make TASK, where TASK is one of:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Everything that is built goes to .build; the lab's image to ~/.cache/sidelane."
+
+.PHONY: demo
+demo: setup-build release ## Build, then write and read back through peer memory; no special hardware, no root
+	@$(SIDELANE) demo $(DEMO_ARGS)
+
+.PHONY: test
+test: setup-test build-folder fetch fmt shellcheck deny clippy docs release lab-image doc-tests ## Everything: lints, all tests, the lab
+	@$(STEP) "tests, the lab's included" cargo nextest run --locked --workspace --profile ci
+
+.PHONY: check-fast
+check-fast: build-folder fmt clippy ## Format, clippy and the tests without the lab
+	@$(STEP) "tests without the lab" cargo nextest run --locked --workspace
+
+.PHONY: lab
+lab: setup-test release ## Boot the lab and stay in it: a shell with both sides ready
+	@tests/lab/vm shell
+
+.PHONY: lab-test
+lab-test: release lab-image ## Only the tests that run in the lab
+	@$(STEP) "tests in the lab" cargo nextest run --locked --package sidelane-tests --profile ci \
+		-E 'kind(test) & binary(/^lab|^sidelane.tests$$/)'
+
+.PHONY: lab-image
+lab-image: ## Build the lab's image, unless it is in the cache
+	@$(STEP) "image of the lab" tests/lab/vm image
+
+.PHONY: release
+release: ## Build the program: .build/release/sidelane
+	@$(STEP) "release build" cargo build --locked --release --package sidelane --bin sidelane
+
+.PHONY: fmt
+fmt: ## Check the format (cargo fmt mends it)
+	@$(STEP) "format" cargo fmt --all --check
+
+.PHONY: clippy
+clippy: ## Clippy on everything; a warning is an error
+	@$(STEP) "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: docs
+docs: ## Build the documentation; a broken link is an error
+	@RUSTDOCFLAGS="-D warnings" $(STEP) "documentation" \
+		cargo doc --quiet --locked --workspace --no-deps --document-private-items
+
+.PHONY: doc-tests
+doc-tests: ## The examples in the documentation
+	@$(STEP) "examples in the documentation" cargo test --quiet --locked --workspace --doc
+
+.PHONY: deny
+deny: ## Licences, sources and known holes of dependencies
+	@$(STEP) "dependencies" .ci/deny
+
+.PHONY: shellcheck
+shellcheck: ## Lint the shell scripts
+	@$(STEP) "shell scripts" .ci/shellcheck
+
+.PHONY: clean
+clean: build-folder ## Delete what was built; the lab's image stays
+	cargo clean
+
+.PHONY: build-folder
+build-folder:
+	@$(STEP) "build folder" .ci/build-folder
+
+.PHONY: fetch
+fetch:
+	@$(STEP) "dependencies to build from" cargo fetch --locked
+
+.PHONY: setup-build
+setup-build:
+	@$(STEP) "packages to build with" scripts/setup build
+
+.PHONY: setup-test
+setup-test:
+	@$(STEP) "packages to test with" scripts/setup test
