@@ -26,6 +26,8 @@ fn with(subsystem_lines: &str, namespace_lines: &str) -> String {
 fn the_example_is_valid_and_shows_every_key() {
     let config = parsed(example());
     assert_eq!(config.remarks(), [""; 0]);
+    // It is shown in a help text, which would wrap longer lines.
+    assert!(example().lines().all(|line| line.len() <= 80));
     let printed = toml::to_string(&config).unwrap();
     for key in printed
         .lines()

@@ -1,0 +1,3 @@
+//! The command line: what may be said ([`args`]).
+
+pub mod args;
