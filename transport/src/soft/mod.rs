@@ -1,9 +1,13 @@
 //! RoCEv2 in software: a network adapter made of a CPU and UDP sockets.
 //!
-//! `wire` and `icrc` are the packets, `psn` their numbers; `port` opens the UDP
-//! sockets of an address, `socket` moves datagrams through them in batches.
+//! `wire` and `icrc` are the packets, `psn` their numbers, `memory` the keys;
+//! `engine` is the protocol, without sockets and without a clock. `port` opens
+//! the UDP sockets of an address, `socket` moves datagrams through them in
+//! batches.
 
+pub mod engine;
 pub mod icrc;
+pub mod memory;
 pub mod port;
 pub mod psn;
 pub mod socket;

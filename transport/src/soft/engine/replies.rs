@@ -1,0 +1,185 @@
+//! What the responder says: READ responses, acknowledgements, NAKs.
+//!
+//! InfiniBand Architecture, volume 1, 9.7.5.1: responses leave in the order of
+//! the requests they answer. So READ responses come first, and an
+//! acknowledgement, which is always for something later, after them. It covers
+//! all before it, so one note is enough.
+#![forbid(unsafe_code)]
+
+use super::qp::{Path, Step};
+use super::responder::{Refused, Responder};
+use super::{PacketSink, Shared};
+use crate::nic::WcStatus;
+use crate::soft::memory::Right;
+use crate::soft::psn::Psn;
+use crate::soft::wire::{Aeth, AethKind, Bth, Headers, NakCode, Opcode, Reth, pad_for};
+
+/// A READ that is being answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadJob {
+    psn: Psn,
+    addr: u64,
+    rkey: u32,
+    left: u32,
+    started: bool,
+    ended_early: bool,
+}
+
+impl ReadJob {
+    pub(super) fn new(psn: Psn, reth: Reth) -> Self {
+        let Reth { addr, rkey, len } = reth;
+        Self {
+            psn,
+            addr,
+            rkey,
+            left: len,
+            started: false,
+            ended_early: false,
+        }
+    }
+
+    /// The number of the next response.
+    pub(super) fn next(&self) -> Psn {
+        self.psn
+    }
+
+    /// What has number `end` or a later one is not to be sent.
+    pub(super) fn end_before(&mut self, end: Psn, mtu: u32) {
+        let room = end.distance(self.psn).saturating_mul(mtu);
+        if room < self.left {
+            self.left = room;
+            self.ended_early = true;
+        }
+    }
+}
+
+/// What is to be said when all READs before it are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// All SENDs and WRITEs so far are received.
+    Ack,
+    /// The packet of this number is not taken.
+    Nak {
+        /// Its number.
+        psn: Psn,
+        /// Why.
+        kind: AethKind,
+    },
+}
+
+impl Responder {
+    pub(super) fn has_replies(&self) -> bool {
+        !self.jobs.is_empty() || self.reply.is_some()
+    }
+
+    pub(super) fn forget_replies(&mut self) {
+        self.jobs.clear();
+        self.reply = None;
+    }
+
+    /// Sends one packet, if there is one to send.
+    pub(super) fn transmit(
+        &mut self,
+        path: &Path,
+        shared: &mut Shared,
+        sink: &mut impl PacketSink,
+    ) -> Result<Step, Refused> {
+        if let Some(job) = self.jobs.front().copied() {
+            return self.transmit_read(job, path, shared, sink);
+        }
+        let Some(reply) = self.reply else {
+            return Ok(Step::Idle);
+        };
+        let (psn, kind) = match reply {
+            Reply::Ack => (self.last_data, AethKind::Ack(Aeth::NO_CREDITS)),
+            Reply::Nak { psn, kind } => (psn, kind),
+        };
+        let bth = Bth::new(Opcode::RcAck, path.remote_qp, psn);
+        let headers = Headers {
+            aeth: Some(Aeth {
+                kind,
+                msn: self.msn,
+            }),
+            ..Headers::new(bth)
+        };
+        let fits = sink.send(path, headers.len(), |out| {
+            headers.write(out);
+        });
+        if !fits {
+            return Ok(Step::SinkFull);
+        }
+        self.reply = None;
+        let stats = &mut shared.stats;
+        stats.packets_out += 1;
+        match kind {
+            AethKind::Nak(NakCode::PsnSequence) => stats.sequence_naks_out += 1,
+            AethKind::Nak(_) => stats.fatal_naks_out += 1,
+            AethKind::RnrNak(_) => stats.rnr_naks_out += 1,
+            AethKind::Ack(_) | AethKind::Reserved(_) => {}
+        }
+        Ok(Step::Sent)
+    }
+
+    fn transmit_read(
+        &mut self,
+        job: ReadJob,
+        path: &Path,
+        shared: &mut Shared,
+        sink: &mut impl PacketSink,
+    ) -> Result<Step, Refused> {
+        let len = job.left.min(path.mtu);
+        let last = job.left <= path.mtu && !job.ended_early;
+        let opcode = match (job.started, last) {
+            (false, true) => Opcode::RcReadResponseOnly,
+            (false, false) => Opcode::RcReadResponseFirst,
+            (true, false) => Opcode::RcReadResponseMiddle,
+            (true, true) => Opcode::RcReadResponseLast,
+        };
+        // The key may have gone since the request was taken. For no bytes it
+        // need not be right (9.7.4.1.5).
+        let right = Right::RemoteRead;
+        let piece = match shared.keys.resolve(job.rkey, job.addr, len as usize, right) {
+            Ok(piece) => Some(piece),
+            Err(_) if len == 0 => None,
+            Err(_) => {
+                self.jobs.clear();
+                let code = NakCode::RemoteAccess;
+                return Err(self.refuse(job.psn, code, WcStatus::Flushed, shared));
+            }
+        };
+        let len = len as usize;
+        let mut bth = Bth::new(opcode, path.remote_qp, job.psn);
+        bth.pad = pad_for(len) as u8;
+        let aeth = Aeth {
+            kind: AethKind::Ack(Aeth::NO_CREDITS),
+            msn: self.msn,
+        };
+        let headers = Headers {
+            aeth: Some(aeth),
+            ..Headers::new(bth)
+        };
+        let fits = sink.send(path, headers.len() + len + pad_for(len), |out| {
+            if let Some(out) = headers.write(out) {
+                let (payload, pad) = out.split_at_mut(len.min(out.len()));
+                if let Some(piece) = piece {
+                    piece.read(payload);
+                }
+                pad.fill(0);
+            }
+        });
+        if !fits {
+            return Ok(Step::SinkFull);
+        }
+        shared.stats.packets_out += 1;
+        shared.stats.bytes_out += len as u64;
+        if job.left as usize <= len {
+            self.jobs.pop_front();
+        } else if let Some(front) = self.jobs.front_mut() {
+            front.psn = job.psn.plus(1);
+            front.addr = job.addr.wrapping_add(len as u64);
+            front.left -= len as u32;
+            front.started = true;
+        }
+        Ok(Step::Sent)
+    }
+}

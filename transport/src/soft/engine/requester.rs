@@ -1,0 +1,511 @@
+//! The requester: the send queue, and what goes out for it.
+//!
+//! InfiniBand Architecture, volume 1, 9.7.2 to 9.7.3 (packet sequence numbers
+//! and opcodes of requests) and 10.8 (work requests). A work request owns a run
+//! of sequence numbers from the time it is posted: one for each packet of a
+//! SEND or WRITE, and for a READ one for each packet of the response. So byte
+//! and sequence number say the same, and a retransmission is nothing but moving
+//! the cursor back: what goes out is taken from the region again.
+//!
+//! A READ goes out as several requests, cut at fixed places. A repeated request
+//! then never asks for more than one of those did, which responders that keep a
+//! table of requests rely on.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::acks::Failure;
+use super::qp::{Path, Step};
+use super::timers::{AckTimer, Expired};
+use super::window::Window;
+use super::{Config, PacketSink, Shared, Stats};
+use crate::nic::{Completion, NicError, QpAttrs, QpNumber, SendOp, SendWr, WcOp, WcStatus};
+use crate::soft::memory::{Keys, Right};
+use crate::soft::psn::Psn;
+use crate::soft::wire::{Bth, Headers, Opcode, Reth, pad_for};
+
+/// The most bytes of one message: 2^20 packets at the smallest path MTU.
+pub(super) const MAX_MESSAGE: u32 = 1 << 28;
+
+/// Sequence numbers that may be given to posted work, well below the half of
+/// their space within which they can be told apart.
+const MAX_PSN_SPAN: u32 = 1 << 22;
+
+/// An acknowledgement is asked for after at most so many packets.
+const ACK_EVERY: u32 = 16;
+
+#[derive(Debug)]
+pub(super) struct Wqe {
+    pub(super) wr: SendWr,
+    pub(super) len: u32,
+    pub(super) first: Psn,
+    pub(super) packets: u32,
+}
+
+impl Wqe {
+    /// The sequence number after its last one.
+    pub(super) fn end(&self) -> Psn {
+        self.first.plus(self.packets)
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self.wr.op, SendOp::Read(_))
+    }
+
+    fn wc_op(&self) -> WcOp {
+        wc_op(&self.wr.op)
+    }
+}
+
+fn wc_op(op: &SendOp) -> WcOp {
+    match op {
+        SendOp::Send | SendOp::SendInvalidate { .. } => WcOp::Send,
+        SendOp::Write(_) => WcOp::Write,
+        SendOp::Read(_) => WcOp::Read,
+    }
+}
+
+/// A READ request that is outstanding.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) end: Psn,
+    /// Responses still to come.
+    pub(super) left: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Requester {
+    pub(super) number: QpNumber,
+    pub(super) queue: VecDeque<Wqe>,
+    /// Work requests whose place is not free yet: queued, or completed and not
+    /// polled.
+    used: usize,
+    limit: usize,
+    mtu: u32,
+    read_packets: u32,
+    /// The oldest number not acknowledged.
+    pub(super) una: Psn,
+    /// The number to send next. Always in or at the end of the queue's numbers.
+    pub(super) cursor: Psn,
+    /// The work request that the cursor is in.
+    pub(super) current: usize,
+    /// The number after the last one ever sent.
+    pub(super) sent_end: Psn,
+    /// The number after the last one given to a work request.
+    tail: Psn,
+    /// SEND and WRITE packets between `una` and the cursor.
+    pub(super) data_in_flight: u32,
+    pub(super) window: Window,
+    pub(super) reads: VecDeque<Span>,
+    max_reads: usize,
+    since_ack_request: u32,
+    retry_count: u8,
+    retries_left: u8,
+    rnr_retry: u8,
+    rnr_left: u8,
+    pub(super) timer: AckTimer,
+    rnr_until: Option<Instant>,
+    /// The cursor went back for a response seen to be missing, and nothing has
+    /// come since: further such signs tell the same.
+    pub(super) recovering: bool,
+}
+
+impl Requester {
+    pub(super) fn new(number: QpNumber, limit: usize) -> Self {
+        let zero = Psn::new(0);
+        Self {
+            number,
+            queue: VecDeque::with_capacity(limit),
+            used: 0,
+            limit,
+            mtu: 256,
+            read_packets: 1,
+            una: zero,
+            cursor: zero,
+            current: 0,
+            sent_end: zero,
+            tail: zero,
+            data_in_flight: 0,
+            window: Window::new(1),
+            reads: VecDeque::new(),
+            max_reads: 0,
+            since_ack_request: 0,
+            retry_count: 0,
+            retries_left: 0,
+            rnr_retry: 0,
+            rnr_left: 0,
+            timer: AckTimer::new(0, std::time::Duration::from_secs(1)),
+            rnr_until: None,
+            recovering: false,
+        }
+    }
+
+    pub(super) fn connect(&mut self, attrs: &QpAttrs, config: &Config) {
+        let first = Psn::new(attrs.sq_psn);
+        self.mtu = attrs.path_mtu;
+        self.read_packets = (config.read_chunk / self.mtu).max(1);
+        self.una = first;
+        self.cursor = first;
+        self.sent_end = first;
+        self.tail = first;
+        self.window = Window::new(config.send_window);
+        self.max_reads = attrs.max_rd_atomic.into();
+        self.reads.reserve(self.max_reads);
+        self.retry_count = attrs.retry_count & 7;
+        self.rnr_retry = attrs.rnr_retry & 7;
+        self.timer = AckTimer::new(attrs.timeout, config.probe_min);
+        self.made_progress();
+    }
+
+    /// Takes a list, all of it or nothing.
+    pub(super) fn post(&mut self, wrs: &[SendWr], keys: &Keys) -> Result<(), NicError> {
+        if self.used + wrs.len() > self.limit {
+            return Err(NicError::Full);
+        }
+        let mut span = self.tail.distance(self.una);
+        for wr in wrs {
+            let right = match wr.op {
+                SendOp::Read(_) if self.max_reads == 0 => {
+                    return Err(NicError::Malformed("the peer takes no RDMA READ"));
+                }
+                SendOp::Read(_) => Right::LocalWrite,
+                _ => Right::LocalRead,
+            };
+            keys.check(&wr.sges, right)
+                .map_err(|_| NicError::Malformed("a key, its bounds or its rights"))?;
+            let len = message_len(wr).ok_or(NicError::Malformed("message too long"))?;
+            span = span.saturating_add(len.div_ceil(self.mtu).max(1));
+        }
+        if span > MAX_PSN_SPAN {
+            return Err(NicError::Full);
+        }
+        for wr in wrs {
+            let len = message_len(wr).unwrap_or(0);
+            let packets = len.div_ceil(self.mtu).max(1);
+            self.queue.push_back(Wqe {
+                wr: wr.clone(),
+                len,
+                first: self.tail,
+                packets,
+            });
+            self.tail = self.tail.plus(packets);
+        }
+        self.used += wrs.len();
+        Ok(())
+    }
+
+    /// In the error state: each comes back at once (10.3.1.7).
+    pub(super) fn post_flushed(
+        &mut self,
+        wrs: &[SendWr],
+        shared: &mut Shared,
+    ) -> Result<(), NicError> {
+        if self.used + wrs.len() > self.limit {
+            return Err(NicError::Full);
+        }
+        self.used += wrs.len();
+        for wr in wrs {
+            self.complete(wr.wr_id, wc_op(&wr.op), WcStatus::Flushed, shared);
+        }
+        Ok(())
+    }
+
+    /// The completion of a work request was polled: its place is free.
+    pub(super) fn polled(&mut self) {
+        debug_assert!(self.used > 0);
+        self.used = self.used.saturating_sub(1);
+    }
+
+    fn complete(&self, wr_id: u64, op: WcOp, status: WcStatus, shared: &mut Shared) {
+        let qp = self.number;
+        let completion = Completion {
+            wr_id,
+            qp,
+            status,
+            op,
+            len: 0,
+            invalidated: None,
+        };
+        shared.completions.push(completion, None);
+    }
+
+    /// The first of the queue is done.
+    pub(super) fn complete_front(&mut self, shared: &mut Shared) {
+        let Some(wqe) = self.queue.pop_front() else {
+            return;
+        };
+        self.current = self.current.saturating_sub(1);
+        if wqe.wr.signaled {
+            self.complete(wqe.wr.wr_id, wqe.wc_op(), WcStatus::Success, shared);
+        } else {
+            self.polled();
+        }
+    }
+
+    /// Ends all that is queued: the one that failed with its status, all others
+    /// flushed, in order, each once.
+    pub(super) fn flush(&mut self, failure: Option<Failure>, shared: &mut Shared) {
+        self.release_reads(shared);
+        self.timer.stop();
+        self.rnr_until = None;
+        let mut index = 0;
+        while let Some(wqe) = self.queue.pop_front() {
+            let status = failure
+                .filter(|failure| failure.index == index)
+                .map_or(WcStatus::Flushed, |failure| failure.status);
+            self.complete(wqe.wr.wr_id, wqe.wc_op(), status, shared);
+            index += 1;
+        }
+        self.una = self.tail;
+        self.cursor = self.tail;
+        self.sent_end = self.tail;
+        self.current = 0;
+        self.data_in_flight = 0;
+    }
+
+    /// Gives the budget of outstanding READs back.
+    pub(super) fn release_reads(&mut self, shared: &mut Shared) {
+        for span in self.reads.drain(..) {
+            shared.release_read_budget(span.left * self.mtu);
+        }
+    }
+
+    /// Sends again from the oldest number not acknowledged.
+    pub(super) fn rewind(&mut self, shared: &mut Shared) {
+        if self.cursor == self.una {
+            return;
+        }
+        self.release_reads(shared);
+        self.cursor = self.una;
+        self.current = 0;
+        self.data_in_flight = 0;
+    }
+
+    /// Something new was acknowledged: the retry counters start anew
+    /// (9.7.5.2.8, 9.9.2.4.1).
+    pub(super) fn made_progress(&mut self) {
+        self.retries_left = self.retry_count;
+        self.rnr_left = self.rnr_retry;
+        self.recovering = false;
+    }
+
+    /// Takes one of the retries, if one is left.
+    pub(super) fn spend_retry(&mut self) -> bool {
+        let left = self.retries_left > 0;
+        self.retries_left = self.retries_left.saturating_sub(1);
+        left
+    }
+
+    /// Waits before sending again; `false` when no retry is left. 7 is for ever.
+    pub(super) fn wait_for_receiver(&mut self, until: Instant) -> bool {
+        if self.rnr_left == 0 {
+            return false;
+        }
+        if self.rnr_retry != 7 {
+            self.rnr_left -= 1;
+        }
+        self.timer.stop();
+        self.rnr_until = Some(until);
+        true
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.rnr_until.or_else(|| self.timer.deadline())
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) -> Option<Expired> {
+        if self.rnr_until.is_some() {
+            None
+        } else {
+            self.timer.expire(now)
+        }
+    }
+
+    /// Whether a wait for the receiver has just ended.
+    pub(super) fn rnr_over(&mut self, now: Instant) -> bool {
+        self.rnr_until.take_if(|until| *until <= now).is_some()
+    }
+
+    /// Sends one packet, if one can be sent.
+    pub(super) fn transmit(
+        &mut self,
+        now: Instant,
+        path: &Path,
+        shared: &mut Shared,
+        sink: &mut impl PacketSink,
+    ) -> Result<Step, Failure> {
+        if self.rnr_until.is_some() {
+            return Ok(Step::Idle);
+        }
+        let Some(wqe) = self.queue.get(self.current) else {
+            return Ok(Step::Idle);
+        };
+        let sent = if wqe.is_read() {
+            self.transmit_read(path, shared, sink)
+        } else {
+            self.transmit_data(path, shared, sink)
+        };
+        if let Ok(Step::Sent) = sent {
+            self.timer.start(now);
+            shared.stats.packets_out += 1;
+        }
+        sent
+    }
+
+    fn transmit_read(
+        &mut self,
+        path: &Path,
+        shared: &mut Shared,
+        sink: &mut impl PacketSink,
+    ) -> Result<Step, Failure> {
+        let Some(wqe) = self.queue.get(self.current) else {
+            return Ok(Step::Idle);
+        };
+        let SendOp::Read(remote) = wqe.wr.op else {
+            return Ok(Step::Idle);
+        };
+        if self.reads.len() >= self.max_reads {
+            return Ok(Step::Idle);
+        }
+        let done = self.cursor.distance(wqe.first);
+        let cut = (done / self.read_packets + 1) * self.read_packets;
+        let packets = cut.min(wqe.packets) - done;
+        if !shared.take_read_budget(packets * self.mtu) {
+            return Ok(Step::Starved);
+        }
+        let mut bth = Bth::new(Opcode::RcReadRequest, path.remote_qp, self.cursor);
+        bth.ack_request = true;
+        let offset = done * self.mtu;
+        let reth = Reth {
+            addr: remote.addr.wrapping_add(offset.into()),
+            rkey: remote.rkey,
+            len: (wqe.len - offset).min(packets * self.mtu),
+        };
+        let headers = Headers {
+            reth: Some(reth),
+            ..Headers::new(bth)
+        };
+        let fits = sink.send(path, headers.len(), |out| {
+            headers.write(out);
+        });
+        if !fits {
+            shared.release_read_budget(packets * self.mtu);
+            return Ok(Step::SinkFull);
+        }
+        self.reads.push_back(Span {
+            end: self.cursor.plus(packets),
+            left: packets,
+        });
+        self.since_ack_request = 0;
+        self.moved_on(packets, &mut shared.stats);
+        Ok(Step::Sent)
+    }
+
+    fn transmit_data(
+        &mut self,
+        path: &Path,
+        shared: &mut Shared,
+        sink: &mut impl PacketSink,
+    ) -> Result<Step, Failure> {
+        let Some(wqe) = self.queue.get(self.current) else {
+            return Ok(Step::Idle);
+        };
+        if self.data_in_flight >= self.window.size() {
+            return Ok(Step::Idle);
+        }
+        let done = self.cursor.distance(wqe.first);
+        let offset = done * self.mtu;
+        let len = (wqe.len - offset).min(self.mtu) as usize;
+        let last = done + 1 == wqe.packets;
+        let mut bth = Bth::new(
+            data_opcode(&wqe.wr.op, done == 0, last),
+            path.remote_qp,
+            self.cursor,
+        );
+        bth.pad = pad_for(len) as u8;
+        // Whoever waits for a completion needs an answer; so do we when there
+        // is nothing more that could bring one.
+        bth.ack_request = last && (wqe.wr.signaled || self.current + 1 == self.queue.len())
+            || self.since_ack_request + 1 >= ACK_EVERY
+            || self.data_in_flight + 1 >= self.window.size();
+        let mut headers = Headers::new(bth);
+        match wqe.wr.op {
+            SendOp::Write(remote) => {
+                headers.reth = Some(Reth {
+                    addr: remote.addr,
+                    rkey: remote.rkey,
+                    len: wqe.len,
+                });
+            }
+            SendOp::SendInvalidate { rkey } => headers.invalidate = Some(rkey),
+            SendOp::Send | SendOp::Read(_) => {}
+        }
+        let pieces = shared
+            .keys
+            .range(&wqe.wr.sges, offset as usize, len, Right::LocalRead)
+            .map_err(|_| Failure {
+                index: self.current,
+                status: WcStatus::LocalProtection,
+            })?;
+        let fits = sink.send(path, headers.len() + len + pad_for(len), |out| {
+            if let Some(out) = headers.write(out) {
+                let (payload, pad) = out.split_at_mut(len.min(out.len()));
+                pieces.read(payload);
+                pad.fill(0);
+            }
+        });
+        if !fits {
+            return Ok(Step::SinkFull);
+        }
+        shared.stats.bytes_out += len as u64;
+        self.since_ack_request = if bth.ack_request {
+            0
+        } else {
+            self.since_ack_request + 1
+        };
+        self.data_in_flight += 1;
+        self.moved_on(1, &mut shared.stats);
+        Ok(Step::Sent)
+    }
+
+    /// The cursor passes what was sent.
+    fn moved_on(&mut self, packets: u32, stats: &mut Stats) {
+        if self.cursor.is_before(self.sent_end) {
+            stats.retransmits += 1;
+        }
+        self.cursor = self.cursor.plus(packets);
+        if self.sent_end.is_before(self.cursor) {
+            self.sent_end = self.cursor;
+        }
+        if self
+            .queue
+            .get(self.current)
+            .is_some_and(|wqe| wqe.end() == self.cursor)
+        {
+            self.current += 1;
+        }
+    }
+}
+
+/// Bytes of a message, if they are not too many.
+fn message_len(wr: &SendWr) -> Option<u32> {
+    let len: u64 = wr.sges.iter().map(|sge| u64::from(sge.len)).sum();
+    u32::try_from(len).ok().filter(|len| *len <= MAX_MESSAGE)
+}
+
+/// The opcode of a SEND or WRITE packet by its place in the message.
+fn data_opcode(op: &SendOp, first: bool, last: bool) -> Opcode {
+    match (op, first, last) {
+        (SendOp::Write(_), true, true) => Opcode::RcWriteOnly,
+        (SendOp::Write(_), true, false) => Opcode::RcWriteFirst,
+        (SendOp::Write(_), false, false) => Opcode::RcWriteMiddle,
+        (SendOp::Write(_), false, true) => Opcode::RcWriteLast,
+        (SendOp::SendInvalidate { .. }, true, true) => Opcode::RcSendOnlyInvalidate,
+        (SendOp::SendInvalidate { .. }, false, true) => Opcode::RcSendLastInvalidate,
+        (_, true, true) => Opcode::RcSendOnly,
+        (_, true, false) => Opcode::RcSendFirst,
+        (_, false, false) => Opcode::RcSendMiddle,
+        (_, false, true) => Opcode::RcSendLast,
+    }
+}
