@@ -1,1 +1,3 @@
 //! Userspace NVMe over Fabrics target with PCI peer memory.
+
+pub mod initiator;
