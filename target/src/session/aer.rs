@@ -1,0 +1,98 @@
+//! Asynchronous Event Requests (NVMe 2.0, 5.2): held until there is something
+//! to say, and then said once, until the host reads the log page that goes with
+//! it.
+
+use arrayvec::ArrayVec;
+use sidelane_nvme::spec::{AsyncEventConfig, AsyncEventResult, AsyncEventType, LogId, NoticeInfo};
+
+use super::refusal::Refusal;
+use super::step::Completion;
+use crate::subsystem::{ControllerShared, Event};
+
+/// Requests that may be outstanding (AERL).
+pub const AER_LIMIT: usize = 4;
+
+const EVENTS: [Event; 2] = [Event::NamespacesChanged, Event::DiscoveryChanged];
+
+fn notice(event: Event) -> (NoticeInfo, LogId) {
+    match event {
+        Event::NamespacesChanged => (
+            NoticeInfo::NamespaceAttributeChanged,
+            LogId::ChangedNamespaces,
+        ),
+        Event::DiscoveryChanged => (NoticeInfo::DiscoveryLogChange, LogId::Discovery),
+    }
+}
+
+fn enabled(event: Event, config: AsyncEventConfig) -> bool {
+    match event {
+        Event::NamespacesChanged => config.namespace_attribute(),
+        Event::DiscoveryChanged => config.discovery_log(),
+    }
+}
+
+/// The requests that a controller holds.
+#[derive(Debug, Default)]
+pub struct AerQueue {
+    held: ArrayVec<u16, AER_LIMIT>,
+    /// Events that were reported and whose log page was not read since.
+    masked: ArrayVec<Event, 2>,
+}
+
+impl AerQueue {
+    /// Holds a request.
+    ///
+    /// # Errors
+    /// When as many are held as may be.
+    pub fn hold(&mut self, cid: u16) -> Result<(), Refusal> {
+        self.held.try_push(cid).map_err(|_| Refusal::AerLimit)
+    }
+
+    /// Forgets requests and masks, as a controller reset does, and gives the
+    /// identifiers of the commands that will never be answered.
+    pub fn reset(&mut self) -> ArrayVec<u16, AER_LIMIT> {
+        self.masked.clear();
+        std::mem::take(&mut self.held)
+    }
+
+    /// The host is about to get a log page, without retaining its event. Call it
+    /// before the page is made, so that no later change is lost.
+    pub fn page_is_read(&mut self, shared: &ControllerShared, page: LogId) {
+        self.masked.retain(|event| notice(*event).1 != page);
+        for event in EVENTS {
+            if notice(event).1 == page {
+                shared.take_event(event);
+            }
+        }
+    }
+
+    /// The next request that can be answered, and its answer.
+    pub fn poll(
+        &mut self,
+        shared: &ControllerShared,
+        config: AsyncEventConfig,
+    ) -> Option<(u16, Completion)> {
+        for event in EVENTS {
+            if !shared.has_event(event) {
+                continue;
+            }
+            if !enabled(event, config) {
+                // The host does not want to hear of it, not later either.
+                shared.take_event(event);
+                continue;
+            }
+            if self.masked.contains(&event) || self.held.is_empty() || !shared.take_event(event) {
+                continue;
+            }
+            let (information, page) = notice(event);
+            let result = AsyncEventResult::new()
+                .with_event_type(AsyncEventType::Notice)
+                .with_information(information.into_bits())
+                .with_log_page(page.into_bits());
+            self.masked.push(event);
+            let dword = u32::from_le_bytes(zerocopy::transmute!(result));
+            return Some((self.held.remove(0), Completion::with_dword(dword)));
+        }
+        None
+    }
+}
