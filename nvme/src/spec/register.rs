@@ -325,5 +325,15 @@ bits! {
     }
 }
 
+bits! {
+    /// Controller Ready Timeouts (CRTO).
+    pub struct Crto: u32 {
+        /// Longest wait until ready with media, in units of 500 ms (CRWMT).
+        pub with_media: u16,
+        /// Longest wait until ready independent of media, in units of 500 ms (CRIMT).
+        pub independent: u16,
+    }
+}
+
 /// The value that NSSR takes to reset the subsystem: "NVMe".
 pub const NSSR_RESET: u32 = 0x4e56_4d65;

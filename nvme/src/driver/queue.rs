@@ -1,0 +1,209 @@
+//! An I/O queue pair: owned by one thread, without locks and without
+//! allocation once it exists.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use sidelane_p2p::Region;
+
+use super::command::Maker;
+use super::data::{LIST_LEN, ListPages};
+use super::ring::{CompletionRing, SubmissionRing};
+use super::slots::Slots;
+use super::{DriverError, Inner, IoCommand, SubmitError};
+use crate::Backing;
+use crate::spec::{Sqe, Status};
+
+/// Called with each SQE, read back from the ring, and the entries of its PRP
+/// list, likewise.
+pub type Tap = Box<dyn FnMut(&Sqe, &[u64]) + Send>;
+
+/// A command that the controller has completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// What [`IoQueuePair::submit`] was given.
+    pub tag: u64,
+    /// How it ended.
+    pub status: Status,
+    /// Dwords 0 and 1 of the completion.
+    pub result: u64,
+}
+
+/// Counts of a queue pair since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Commands written to the ring.
+    pub submitted: u64,
+    /// Commands completed.
+    pub completed: u64,
+    /// Times the controller was told of commands.
+    pub doorbells: u64,
+    /// Completions of no outstanding command: the controller is at fault.
+    pub stale: u64,
+}
+
+/// A submission queue and its completion queue.
+///
+/// Commands are written with [`submit`](Self::submit), told to the controller
+/// with [`ring`](Self::ring), and taken back with [`poll`](Self::poll). The
+/// memory that a command names must stay mapped until its completion has been
+/// polled, or the queue pair was deleted.
+pub struct IoQueuePair<B: Backing> {
+    pub(super) inner: Arc<Inner<B>>,
+    pub(super) qid: u16,
+    pub(super) sq: SubmissionRing,
+    pub(super) cq: CompletionRing,
+    pub(super) slots: Slots,
+    pub(super) lists: ListPages,
+    pub(super) transfer_max: usize,
+    pub(super) sgl: bool,
+    /// Index of the interrupt vector.
+    pub(super) vector: Option<usize>,
+    pub(super) tap: Option<Tap>,
+    pub(super) stats: QueueStats,
+    pub(super) deleted: bool,
+}
+
+impl<B: Backing> IoQueuePair<B> {
+    /// Writes a command to the ring. The controller does not see it before the
+    /// next [`ring`](Self::ring).
+    ///
+    /// # Errors
+    /// When the queue is full or the command is not well-formed; nothing was
+    /// written then.
+    pub fn submit(&mut self, command: IoCommand<'_>, tag: u64) -> Result<(), SubmitError> {
+        let (slot, cid) = self.slots.take(tag).ok_or(SubmitError::QueueFull)?;
+        let written = self.write(slot, cid, &command);
+        if written.is_err() {
+            self.slots.untake(slot);
+        }
+        written
+    }
+
+    fn write(&mut self, slot: u16, cid: u16, command: &IoCommand<'_>) -> Result<(), SubmitError> {
+        let maker =
+            Maker { lists: &self.lists, transfer_max: self.transfer_max, sgl: self.sgl };
+        let (mut sqe, list_len) = maker.sqe(slot, command, |nsid| self.inner.block_bytes(nsid))?;
+        sqe.cdw0.set_cid(cid);
+        let at = self.sq.push(&sqe)?;
+        self.stats.submitted += 1;
+        if let Some(tap) = &mut self.tap {
+            let mut list = [0; LIST_LEN];
+            let list = &mut list[..list_len.min(LIST_LEN)];
+            self.lists.read_back(slot, list)?;
+            tap(&self.sq.read_back(at)?, list);
+        }
+        Ok(())
+    }
+
+    /// Tells the controller of all commands written since the last time.
+    pub fn ring(&mut self) {
+        if self.sq.ring(&*self.inner.device.backing) {
+            self.stats.doorbells += 1;
+        }
+    }
+
+    /// Hands at most `limit` completions to `f`, and says how many it were.
+    pub fn poll(&mut self, limit: usize, mut f: impl FnMut(Completion)) -> usize {
+        let mut taken = 0;
+        while taken < limit {
+            let Some(answer) = self.cq.pop() else { break };
+            taken += 1;
+            match self.slots.complete(answer.cid) {
+                Some(tag) => {
+                    self.stats.completed += 1;
+                    f(Completion { tag, status: answer.status, result: answer.result });
+                }
+                None => {
+                    self.stats.stale += 1;
+                    let device = self.inner.device.address;
+                    tracing::warn!(%device, qid = self.qid, cid = answer.cid, "a completion of no outstanding command");
+                }
+            }
+        }
+        self.cq.ring(&*self.inner.device.backing);
+        taken
+    }
+
+    /// The eventfd that counts this queue's interrupts, unless the queue is
+    /// polled only. To sleep on it: [`acknowledge`](Self::acknowledge), poll
+    /// once more, and sleep if there was nothing.
+    pub fn eventfd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.vectors.get(self.vector?).map(AsFd::as_fd)
+    }
+
+    /// Takes the interrupts that have come, so that the eventfd is readable
+    /// only after the next one.
+    pub fn acknowledge(&self) {
+        if let Some(event) = self.eventfd() {
+            // That there is none to take is not an error.
+            let _ = rustix::io::read(event, &mut [0; 8]);
+        }
+    }
+
+    /// The greatest number of commands outstanding at once.
+    pub fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// Commands submitted and not yet polled back.
+    pub fn outstanding(&self) -> usize {
+        self.slots.outstanding()
+    }
+
+    /// The queue's identifier at the controller.
+    pub fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// Counts since the queue pair was made.
+    pub fn stats(&self) -> QueueStats {
+        self.stats
+    }
+
+    /// Has every command shown to `tap` as the controller will read it.
+    pub fn set_tap(&mut self, tap: Tap) {
+        self.tap = Some(tap);
+    }
+
+    /// Whether the controller is there and without fatal error. One register
+    /// read, about a microsecond: for when commands take long, not for each.
+    ///
+    /// # Errors
+    /// When it is gone or broken.
+    pub fn check(&self) -> Result<(), DriverError> {
+        self.inner.device.check("while it executed I/O commands").map(|_| ())
+    }
+
+    /// The memory of rings and lists, for an audit of what the controller reads.
+    pub fn memory(&self) -> [&Region; 3] {
+        [self.sq.memory(), self.cq.memory(), self.lists.memory()]
+    }
+
+    /// Deletes both queues. Outstanding commands are aborted by the controller;
+    /// afterwards it touches none of their memory.
+    ///
+    /// # Errors
+    /// When the controller does not delete them. The rings are then kept mapped
+    /// until the controller is closed.
+    pub fn delete(mut self) -> Result<(), DriverError> {
+        self.delete_now()
+    }
+
+    fn delete_now(&mut self) -> Result<(), DriverError> {
+        if self.deleted {
+            return Ok(());
+        }
+        self.deleted = true;
+        let regions = self.memory().map(Clone::clone);
+        self.inner.delete_queues(self.qid, regions)
+    }
+}
+
+impl<B: Backing> Drop for IoQueuePair<B> {
+    fn drop(&mut self) {
+        if let Err(error) = self.delete_now() {
+            tracing::warn!(qid = self.qid, %error, "an I/O queue pair could not be deleted");
+        }
+    }
+}
