@@ -3,8 +3,9 @@
 //! `wire` and `icrc` are the packets, `psn` their numbers, `memory` the keys;
 //! `engine` is the protocol, without sockets and without a clock. `port` opens
 //! the UDP sockets of an address, `socket` moves datagrams through them in
-//! batches.
+//! batches, and `nic` is the adapter made of all that.
 
+pub mod cm;
 pub mod engine;
 pub mod icrc;
 pub mod memory;

@@ -1,0 +1,207 @@
+//! The state machine over a socket.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::machine::{CmConfig, CmCore, CmCounters};
+use super::packet::{self, PACKET_LEN, Unwelcome};
+use crate::cm::{CmError, CmEvent, ConnId, ConnParams, ConnectionManager};
+use crate::soft::psn::Psn;
+use crate::soft::socket::{Socket, SocketCounters};
+use crate::soft::wire::ROCE_V2_PORT;
+
+/// Connections that one address can have at a time.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// Of these, requests that are not yet established.
+const MAX_HALF_OPEN: usize = 512;
+
+/// Wait before packets are tried again that the kernel had no room for.
+const SOCKET_RETRY: Duration = Duration::from_millis(5);
+
+/// What a manager has met.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SoftCmCounters {
+    /// The state machine.
+    pub messages: CmCounters,
+    /// The socket.
+    pub socket: SocketCounters,
+    /// Packets dropped for a wrong invariant CRC.
+    pub bad_icrc: u64,
+    /// Packets dropped since they were no management datagrams.
+    pub not_management: u64,
+}
+
+/// Connection management over the socket of queue pair 1.
+#[derive(Debug)]
+pub struct SoftCm {
+    core: CmCore,
+    socket: Socket,
+    psn: Psn,
+    counters: SoftCmCounters,
+    /// Packets wait for room in the kernel; try again then.
+    retry: Option<Instant>,
+    broken: bool,
+}
+
+impl SoftCm {
+    /// A manager over the socket that receives what is for queue pair 1, for an
+    /// adapter with this path MTU and this many RDMA READs outstanding in each
+    /// direction of a queue pair.
+    pub fn new(socket: Socket, path_mtu: u32, max_rd_atomic: u8) -> Self {
+        let config = CmConfig {
+            path_mtu,
+            max_rd_atomic,
+            max_connections: MAX_CONNECTIONS,
+            max_half_open: MAX_HALF_OPEN,
+            // The standard library's source of hash keys is the system's.
+            secret: [
+                RandomState::new().hash_one(0),
+                RandomState::new().hash_one(1),
+            ],
+        };
+        Self {
+            core: CmCore::new(socket.local(), config),
+            socket,
+            psn: Psn::new(0),
+            counters: SoftCmCounters::default(),
+            retry: None,
+            broken: false,
+        }
+    }
+
+    /// What it has met so far.
+    pub fn counters(&self) -> SoftCmCounters {
+        SoftCmCounters {
+            messages: self.core.counters(),
+            socket: self.socket.counters(),
+            ..self.counters
+        }
+    }
+
+    fn receive(&mut self, now: Instant) -> io::Result<()> {
+        let local = self.socket.local();
+        let (core, counters) = (&mut self.core, &mut self.counters);
+        self.socket
+            .receive(|from, payload| match packet::read(local, from, payload) {
+                Ok(mad) => core.handle(from.ip(), mad, now),
+                Err(why) => {
+                    tracing::debug!(%from, %why, "packet for queue pair 1 dropped");
+                    match why {
+                        Unwelcome::Icrc => counters.bad_icrc += 1,
+                        Unwelcome::Kind => counters.not_management += 1,
+                    }
+                }
+            })?;
+        Ok(())
+    }
+
+    fn send(&mut self, now: Instant) -> io::Result<()> {
+        let local = self.socket.local();
+        loop {
+            while !self.socket.slots().is_full()
+                && let Some(outgoing) = self.core.take_outgoing()
+            {
+                let to = SocketAddr::new(outgoing.to, ROCE_V2_PORT);
+                if let Some(slot) = self.socket.slots().push(to, PACKET_LEN) {
+                    let written = packet::write(slot, local, outgoing.to, self.psn, &outgoing.mad);
+                    debug_assert!(written.is_some());
+                    self.psn = self.psn.plus(1);
+                }
+            }
+            self.socket.flush()?;
+            if self.socket.slots().waiting() > 0 {
+                self.retry = Some(now + SOCKET_RETRY);
+                return Ok(());
+            }
+            if !self.core.has_outgoing() {
+                self.retry = None;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends what a call of the consumer gave rise to.
+    fn send_now(&mut self, now: Instant) {
+        let sent = self.send(now);
+        self.note(sent);
+    }
+
+    /// A socket that is broken stays so. Connections end by their timers.
+    fn note(&mut self, result: io::Result<()>) {
+        if let Err(error) = result
+            && !std::mem::replace(&mut self.broken, true)
+        {
+            let address = self.socket.local();
+            tracing::error!(%address, %error, "the socket of connection management is broken");
+        }
+    }
+}
+
+impl ConnectionManager for SoftCm {
+    fn listen(&mut self, port: u16) -> Result<(), CmError> {
+        self.core.listen(port)
+    }
+
+    fn connect(
+        &mut self,
+        remote: SocketAddr,
+        params: ConnParams,
+        now: Instant,
+    ) -> Result<ConnId, CmError> {
+        let id = self.core.connect(remote, &params, now)?;
+        self.send_now(now);
+        Ok(id)
+    }
+
+    fn accept(&mut self, id: ConnId, params: ConnParams, now: Instant) -> Result<(), CmError> {
+        self.core.accept(id, &params, now)?;
+        self.send_now(now);
+        Ok(())
+    }
+
+    fn reject(&mut self, id: ConnId, private_data: Bytes, now: Instant) -> Result<(), CmError> {
+        self.core.reject(id, &private_data)?;
+        self.send_now(now);
+        Ok(())
+    }
+
+    fn establish(&mut self, id: ConnId, now: Instant) -> Result<(), CmError> {
+        self.core.establish(id)?;
+        self.send_now(now);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, id: ConnId, now: Instant) -> Result<(), CmError> {
+        self.core.disconnect(id, now)?;
+        self.send_now(now);
+        Ok(())
+    }
+
+    fn poll(&mut self, now: Instant) -> Option<CmEvent> {
+        if let Some(event) = self.core.take_event() {
+            return Some(event);
+        }
+        let received = self.receive(now);
+        self.note(received);
+        self.core.tick(now);
+        self.send_now(now);
+        self.core.take_event()
+    }
+
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [self.core.deadline(), self.retry]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
