@@ -127,3 +127,6 @@ impl Topology {
             .filter(|f| (f.address.device, f.address.function) == (0, 0) || f.is_bridge())
     }
 }
+
+#[cfg(test)]
+mod tests;

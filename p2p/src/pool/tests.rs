@@ -152,7 +152,7 @@ fn a_buffer_outlives_the_pool_it_came_from() {
 
 #[rstest::rstest]
 #[case::past_the_end(0..5 * 4096, 4096, "the region has 0x4000")]
-#[case::backwards(8192..4096, 4096, "cannot use bytes")]
+#[case::backwards(Range { start: 8192, end: 4096 }, 4096, "cannot use bytes")]
 #[case::odd_unit(0..16384, 3000, "use a power of two")]
 #[case::no_unit(0..16384, 0, "use a power of two")]
 #[case::unaligned_start(512..16384, 4096, "use a power of two")]
