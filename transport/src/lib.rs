@@ -8,4 +8,5 @@
 
 pub mod cm;
 pub mod nic;
+pub mod nvmf;
 pub mod soft;
