@@ -43,7 +43,11 @@ impl VfioBacking {
             });
         }
         device.enable_bus_master()?;
-        Ok(Self { device, space, registers })
+        Ok(Self {
+            device,
+            space,
+            registers,
+        })
     }
 
     /// The function.
@@ -71,23 +75,35 @@ impl BarOwner for VfioBacking {
 /// A register outside of what is mapped reads as what nobody answers to.
 impl Backing for VfioBacking {
     fn read32(&self, offset: u32) -> u32 {
-        self.registers.load_u32(offset as usize, Ordering::Acquire).unwrap_or(u32::MAX)
+        self.registers
+            .load_u32(offset as usize, Ordering::Acquire)
+            .unwrap_or(u32::MAX)
     }
 
     fn read64(&self, offset: u32) -> u64 {
-        self.registers.load_u64(offset as usize, Ordering::Acquire).unwrap_or(u64::MAX)
+        self.registers
+            .load_u64(offset as usize, Ordering::Acquire)
+            .unwrap_or(u64::MAX)
     }
 
     // A release store orders writes to ordinary memory before a write to a BAR
     // on x86, the only platform so far; others need a barrier for devices here.
     fn write32(&self, offset: u32, value: u32) {
-        if self.registers.store_u32(offset as usize, value, Ordering::Release).is_err() {
+        if self
+            .registers
+            .store_u32(offset as usize, value, Ordering::Release)
+            .is_err()
+        {
             tracing::error!(device = %self.address(), offset, "register write outside of BAR 0");
         }
     }
 
     fn write64(&self, offset: u32, value: u64) {
-        if self.registers.store_u64(offset as usize, value, Ordering::Release).is_err() {
+        if self
+            .registers
+            .store_u64(offset as usize, value, Ordering::Release)
+            .is_err()
+        {
             tracing::error!(device = %self.address(), offset, "register write outside of BAR 0");
         }
     }

@@ -33,7 +33,10 @@ pub(super) struct AdminQueue {
 }
 
 impl AdminQueue {
-    pub(super) fn new<B: Backing>(device: &Device<B>, limit: Duration) -> Result<Self, DriverError> {
+    pub(super) fn new<B: Backing>(
+        device: &Device<B>,
+        limit: Duration,
+    ) -> Result<Self, DriverError> {
         let entries = usize::from(ADMIN_ENTRIES);
         let host = |what: &str, len| host_region(device, what, len);
         let dstrd = device.cap.dstrd();
@@ -68,7 +71,10 @@ impl AdminQueue {
         let cid = self.next_cid;
         self.next_cid = (cid + 1) & 0x7fff;
         sqe.cdw0.set_cid(cid);
-        let internal = |source| DriverError::Internal { device: address, source };
+        let internal = |source| DriverError::Internal {
+            device: address,
+            source,
+        };
         self.sq.push(&sqe).map_err(internal)?;
         self.sq.ring(&*device.backing);
         let start = Instant::now();
@@ -78,14 +84,19 @@ impl AdminQueue {
             let answer = self.cq.pop();
             self.cq.ring(&*device.backing);
             match answer {
+                // Falls through to the checks: a controller that sends nothing
+                // else must not keep the caller here.
                 Some(answer) if answer.cid != cid => {
-                    tracing::warn!(device = %address, cid = answer.cid, "a completion of no admin command");
-                    continue;
+                    tracing::warn!(device = %address, cid = answer.cid, "a stray admin completion");
                 }
                 Some(answer) if answer.status.is_success() => return Ok(answer.result),
                 Some(answer) => {
                     let status = answer.status;
-                    return Err(DriverError::Command { device: address, command, status });
+                    return Err(DriverError::Command {
+                        device: address,
+                        command,
+                        status,
+                    });
                 }
                 None => {}
             }
@@ -101,7 +112,11 @@ impl AdminQueue {
             if late {
                 self.given_up = true;
                 let limit_ms = self.limit.as_millis();
-                return Err(DriverError::Timeout { device: address, doing: command, limit_ms });
+                return Err(DriverError::Timeout {
+                    device: address,
+                    doing: command,
+                    limit_ms,
+                });
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -115,7 +130,10 @@ impl AdminQueue {
         sqe: Sqe,
     ) -> Result<Box<T>, DriverError> {
         const { assert!(size_of::<T>() <= PAGE) };
-        let internal = |source| DriverError::Internal { device: device.address, source };
+        let internal = |source| DriverError::Internal {
+            device: device.address,
+            source,
+        };
         let zeros = [0; PAGE];
         self.buffer.view().write(0, &zeros).map_err(internal)?;
         self.execute(device, command, sqe)?;
@@ -176,5 +194,8 @@ pub(super) fn host_region<B: Backing>(
     let address = device.address;
     space
         .host_region(&format!("{what} of {address}"), len)
-        .map_err(|source| DriverError::Dma { device: address, source })
+        .map_err(|source| DriverError::Dma {
+            device: address,
+            source,
+        })
 }

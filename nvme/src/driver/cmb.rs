@@ -55,7 +55,9 @@ impl<B: Backing> Controller<B> {
         let loc = CmbLoc::from_raw(device.backing.read32(offset::CMBLOC));
         let size = CmbSz::from_raw(device.backing.read32(offset::CMBSZ));
         if loc.raw() == u32::MAX && size.raw() == u32::MAX {
-            return Err(DriverError::Gone { device: device.address });
+            return Err(DriverError::Gone {
+                device: device.address,
+            });
         }
         if size.size_units() == 0 {
             return Ok(None);
@@ -68,7 +70,9 @@ impl<B: Backing> Controller<B> {
                 size.raw()
             ),
         };
-        let unit = size.unit_bytes().ok_or_else(|| nonsense("the size unit is reserved"))?;
+        let unit = size
+            .unit_bytes()
+            .ok_or_else(|| nonsense("the size unit is reserved"))?;
         // 20 bits of at most 2^36 bytes.
         let start = unit * u64::from(loc.offset_units());
         let bar = device.backing.bar_info(loc.bir())?;
@@ -81,7 +85,7 @@ impl<B: Backing> Controller<B> {
         let base = bar
             .bus_address
             .checked_add(start)
-            .filter(|base| base % 4096 == 0)
+            .filter(|base| base.is_multiple_of(4096))
             .ok_or_else(|| nonsense("it does not begin at a page"))?;
         let window = CmbWindow {
             bar: loc.bir(),
@@ -101,7 +105,10 @@ impl<B: Backing> Controller<B> {
     fn announce(&self, base: u64) -> Result<(), DriverError> {
         let device = &self.inner.device;
         let backing = &device.backing;
-        let wanted = CmbMsc::new().with_cre(true).with_cmse(true).with_cba_pages(base >> 12);
+        let wanted = CmbMsc::new()
+            .with_cre(true)
+            .with_cmse(true)
+            .with_cba_pages(base >> 12);
         backing.write32(offset::CMBMSC + 4, (wanted.raw() >> 32) as u32);
         backing.write32(offset::CMBMSC, wanted.raw() as u32);
         let status = CmbSts::from_raw(backing.read32(offset::CMBSTS));

@@ -87,23 +87,51 @@ impl Maker<'_> {
             let bytes = block_bytes(nsid).ok_or(SubmitError::UnknownNamespace(nsid))?;
             let right = u64::from(blocks) * u64::from(bytes) == data.len as u64;
             if !right || !(1..=BLOCKS_MAX).contains(&blocks) {
-                return Err(SubmitError::WrongLength { blocks, len: data.len });
+                return Err(SubmitError::WrongLength {
+                    blocks,
+                    len: data.len,
+                });
             }
             self.pointer(slot, data)
         };
         Ok(match *command {
-            IoCommand::Read { nsid, slba, blocks, ref data } => {
+            IoCommand::Read {
+                nsid,
+                slba,
+                blocks,
+                ref data,
+            } => {
                 let pointer = transfer(nsid, blocks, data)?;
                 let cdw12 = ReadWriteCdw12::new().with_nlb_z((blocks - 1) as u16);
-                (read_write(NvmOpcode::Read, nsid, slba, cdw12, &pointer), pointer.list_len)
+                (
+                    read_write(NvmOpcode::Read, nsid, slba, cdw12, &pointer),
+                    pointer.list_len,
+                )
             }
-            IoCommand::Write { nsid, slba, blocks, ref data, fua } => {
+            IoCommand::Write {
+                nsid,
+                slba,
+                blocks,
+                ref data,
+                fua,
+            } => {
                 let pointer = transfer(nsid, blocks, data)?;
-                let cdw12 = ReadWriteCdw12::new().with_nlb_z((blocks - 1) as u16).with_fua(fua);
-                (read_write(NvmOpcode::Write, nsid, slba, cdw12, &pointer), pointer.list_len)
+                let cdw12 = ReadWriteCdw12::new()
+                    .with_nlb_z((blocks - 1) as u16)
+                    .with_fua(fua);
+                (
+                    read_write(NvmOpcode::Write, nsid, slba, cdw12, &pointer),
+                    pointer.list_len,
+                )
             }
             IoCommand::Flush { nsid } => (Sqe::new(NvmOpcode::Flush.0, nsid), 0),
-            IoCommand::WriteZeroes { nsid, slba, blocks, deallocate, fua } => {
+            IoCommand::WriteZeroes {
+                nsid,
+                slba,
+                blocks,
+                deallocate,
+                fua,
+            } => {
                 if !(1..=BLOCKS_MAX).contains(&blocks) {
                     return Err(SubmitError::WrongLength { blocks, len: 0 });
                 }
@@ -136,7 +164,10 @@ impl Maker<'_> {
 
     fn pointer(&self, slot: u16, data: &DataPointer<'_>) -> Result<Pointer, SubmitError> {
         if data.len > self.transfer_max {
-            return Err(SubmitError::TooLong { len: data.len, max: self.transfer_max });
+            return Err(SubmitError::TooLong {
+                len: data.len,
+                max: self.transfer_max,
+            });
         }
         let iova = data.iova()?;
         match u32::try_from(data.len) {

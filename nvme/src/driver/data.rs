@@ -33,14 +33,22 @@ impl DataPointer<'_> {
         let view_len = self.region.len();
         match self.offset.checked_add(self.len) {
             Some(end) => Ok(self.offset..end),
-            None => Err(OutOfRange { offset: self.offset, len: self.len, view_len }),
+            None => Err(OutOfRange {
+                offset: self.offset,
+                len: self.len,
+                view_len,
+            }),
         }
     }
 
     /// The device's address of the first byte, all bytes being in the region.
     pub(super) fn iova(&self) -> Result<u64, SubmitError> {
         let iova = self.region.iova_of(self.range()?)?;
-        if iova % 4 == 0 { Ok(iova) } else { Err(SubmitError::Misaligned { iova }) }
+        if iova.is_multiple_of(4) {
+            Ok(iova)
+        } else {
+            Err(SubmitError::Misaligned { iova })
+        }
     }
 }
 
@@ -90,18 +98,28 @@ impl ListPages {
                 let (at, list) = self.page(slot)?;
                 for i in 0..pages - 1 {
                     let entry = second + i as u64 * page;
-                    self.memory.view().store_u64(at + i * 8, entry, Ordering::Relaxed)?;
+                    self.memory
+                        .view()
+                        .store_u64(at + i * 8, entry, Ordering::Relaxed)?;
                 }
                 (list, pages - 1)
             }
         };
-        Ok(Pointer { psdt: Psdt::Prp, dptr: DataPtr::from_prp(iova, prp2), list_len })
+        Ok(Pointer {
+            psdt: Psdt::Prp,
+            dptr: DataPtr::from_prp(iova, prp2),
+            list_len,
+        })
     }
 
     /// One data block descriptor.
     pub(super) fn sgl(iova: u64, len: u32) -> Pointer {
         let dptr = DataPtr::from_sgl(SglDescriptor::data_block(iova, len));
-        Pointer { psdt: Psdt::Sgl, dptr, list_len: 0 }
+        Pointer {
+            psdt: Psdt::Sgl,
+            dptr,
+            list_len: 0,
+        }
     }
 
     /// Writes ranges (1 to 256) into the slot's page.
@@ -109,7 +127,11 @@ impl ListPages {
         let (at, list) = self.page(slot)?;
         let page = self.memory.view().slice(at..at + PAGE)?;
         page.write(0, zerocopy::IntoBytes::as_bytes(ranges))?;
-        Ok(Pointer { psdt: Psdt::Prp, dptr: DataPtr::from_prp(list, 0), list_len: 0 })
+        Ok(Pointer {
+            psdt: Psdt::Prp,
+            dptr: DataPtr::from_prp(list, 0),
+            list_len: 0,
+        })
     }
 
     /// Reads a PRP list back as the controller will.

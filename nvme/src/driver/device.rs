@@ -45,13 +45,21 @@ impl<B: Backing> Device<B> {
             units = units.max(u32::from(crto.with_media()));
         }
         let ready_limit = Duration::from_millis(500) * units + GRACE;
-        Ok(Self { backing, address, cap, version, ready_limit })
+        Ok(Self {
+            backing,
+            address,
+            cap,
+            version,
+            ready_limit,
+        })
     }
 
     /// The status, unless the controller is gone.
     pub(super) fn status(&self) -> Result<Csts, DriverError> {
         match self.backing.read32(offset::CSTS) {
-            u32::MAX => Err(DriverError::Gone { device: self.address }),
+            u32::MAX => Err(DriverError::Gone {
+                device: self.address,
+            }),
             raw => Ok(Csts::from_raw(raw)),
         }
     }
@@ -60,7 +68,10 @@ impl<B: Backing> Device<B> {
     pub(super) fn check(&self, doing: &'static str) -> Result<Csts, DriverError> {
         let status = self.status()?;
         if status.cfs() {
-            return Err(DriverError::Fatal { device: self.address, doing });
+            return Err(DriverError::Fatal {
+                device: self.address,
+                doing,
+            });
         }
         Ok(status)
     }
@@ -75,13 +86,21 @@ impl<B: Backing> Device<B> {
         let start = Instant::now();
         loop {
             let late = start.elapsed() > limit;
-            let status = if heed_fatal { self.check(doing)? } else { self.status()? };
+            let status = if heed_fatal {
+                self.check(doing)?
+            } else {
+                self.status()?
+            };
             if done(status) {
                 return Ok(());
             }
             if late {
                 let limit_ms = limit.as_millis();
-                return Err(DriverError::Timeout { device: self.address, doing, limit_ms });
+                return Err(DriverError::Timeout {
+                    device: self.address,
+                    doing,
+                    limit_ms,
+                });
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -94,7 +113,12 @@ impl<B: Backing> Device<B> {
         let cc = Cc::from_raw(self.backing.read32(offset::CC));
         let cc = cc.with_en(false).with_shn(ShutdownNotification::None);
         self.backing.write32(offset::CC, cc.raw());
-        self.wait("to become idle after a reset", self.ready_limit, false, |csts| !csts.rdy())
+        self.wait(
+            "to become idle after a reset",
+            self.ready_limit,
+            false,
+            |csts| !csts.rdy(),
+        )
     }
 
     /// Enables the controller with admin queues of `entries` at these addresses.
@@ -107,7 +131,11 @@ impl<B: Backing> Device<B> {
             true => CommandSetSelected::Nvm,
             false => CommandSetSelected::All,
         };
-        let cc = Cc::new().with_css(css).with_iosqes(6).with_iocqes(4).with_en(true);
+        let cc = Cc::new()
+            .with_css(css)
+            .with_iosqes(6)
+            .with_iocqes(4)
+            .with_en(true);
         self.backing.write32(offset::CC, cc.raw());
         self.wait("to become ready", self.ready_limit, true, |csts| csts.rdy())
     }
@@ -118,7 +146,11 @@ impl<B: Backing> Device<B> {
         self.status()?;
         let cc = cc.with_shn(ShutdownNotification::Normal);
         self.backing.write32(offset::CC, cc.raw());
-        let limit = if entry_limit.is_zero() { SHUTDOWN_LIMIT } else { entry_limit + GRACE };
+        let limit = if entry_limit.is_zero() {
+            SHUTDOWN_LIMIT
+        } else {
+            entry_limit + GRACE
+        };
         let done = |csts: Csts| csts.shst() == ShutdownStatus::Complete;
         self.wait("to shut down", limit, true, done)
     }

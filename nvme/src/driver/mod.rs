@@ -103,7 +103,9 @@ impl<B: Backing> Controller<B> {
     /// # Errors
     /// When it is gone, broken, too slow, or of a kind that is not served.
     pub fn open(backing: impl Into<Arc<B>>, options: Options) -> Result<Self, DriverError> {
-        Ok(Self { inner: Arc::new(open::open(backing.into(), &options)?) })
+        Ok(Self {
+            inner: Arc::new(open::open(backing.into(), &options)?),
+        })
     }
 
     /// The controller's address.
@@ -162,7 +164,10 @@ impl<B: Backing> Controller<B> {
         let inner = &self.inner;
         let limit = inner.queue_limit;
         let qid = lock(&inner.free_qids).pop();
-        let qid = qid.ok_or(DriverError::NoQueueLeft { device: inner.device.address, limit })?;
+        let qid = qid.ok_or(DriverError::NoQueueLeft {
+            device: inner.device.address,
+            limit,
+        })?;
         let made = self.create_with(qid, depth);
         if made.is_err() {
             lock(&inner.free_qids).push(qid);
@@ -229,7 +234,12 @@ impl<B: Backing> Controller<B> {
     /// When the controller does not answer or refuses.
     pub fn smart_log(&self) -> Result<Box<SmartLog>, DriverError> {
         let inner = &self.inner;
-        lock(&inner.admin).log_page(&inner.device, "Get Log Page (SMART)", LogId::Smart, NSID_ALL)
+        lock(&inner.admin).log_page(
+            &inner.device,
+            "Get Log Page (SMART)",
+            LogId::Smart,
+            NSID_ALL,
+        )
     }
 
     /// Whether the controller is there and without fatal error.
@@ -259,18 +269,27 @@ impl<B: Backing> Inner<B> {
     fn transfer_max(&self) -> usize {
         let limit = match self.identify.mdts {
             0 => None,
-            mdts => data::PAGE.checked_shl(u32::from(mdts)).filter(|bytes| *bytes != 0),
+            mdts => data::PAGE
+                .checked_shl(u32::from(mdts))
+                .filter(|bytes| *bytes != 0),
         };
         limit.unwrap_or(TRANSFER_MAX).min(TRANSFER_MAX)
     }
 
     fn block_bytes(&self, nsid: u32) -> Option<u32> {
-        let found = self.namespaces.binary_search_by_key(&nsid, |namespace| namespace.nsid);
-        self.namespaces.get(found.ok()?).map(|namespace| namespace.block_bytes)
+        let found = self
+            .namespaces
+            .binary_search_by_key(&nsid, |namespace| namespace.nsid);
+        self.namespaces
+            .get(found.ok()?)
+            .map(|namespace| namespace.block_bytes)
     }
 
     fn delete(&self, opcode: AdminOpcode, qid: u16) -> Result<(), DriverError> {
-        let delete = DeleteIoQueue { qid: qid.into(), ..sqe_of(opcode).into() };
+        let delete = DeleteIoQueue {
+            qid: qid.into(),
+            ..sqe_of(opcode).into()
+        };
         let command = match opcode {
             AdminOpcode::DeleteIoSq => "Delete I/O Submission Queue",
             _ => "Delete I/O Completion Queue",
@@ -299,7 +318,10 @@ impl<B: Backing> Inner<B> {
             return Ok(());
         }
         let limit = Duration::from_micros(self.identify.rtd3e_us.get().into());
-        let done = self.device.shut_down(limit).and_then(|()| self.device.disable());
+        let done = self
+            .device
+            .shut_down(limit)
+            .and_then(|()| self.device.disable());
         self.device.backing.quiesce();
         done
     }

@@ -1,8 +1,8 @@
 //! Bringing a controller up (clause 3.5.1) and reading what it is.
 
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
 
 use super::admin::{ADMIN_ENTRIES, AdminQueue, sqe_of};
 use super::device::Device;
@@ -46,7 +46,10 @@ pub struct UnusableNamespace {
     pub reason: String,
 }
 
-pub(super) fn open<B: Backing>(backing: Arc<B>, options: &Options) -> Result<Inner<B>, DriverError> {
+pub(super) fn open<B: Backing>(
+    backing: Arc<B>,
+    options: &Options,
+) -> Result<Inner<B>, DriverError> {
     let device = Device::new(backing)?;
     supported(&device)?;
     device.disable()?;
@@ -91,7 +94,10 @@ fn supported<B: Backing>(device: &Device<B>) -> Result<(), DriverError> {
     } else {
         return Ok(());
     };
-    Err(DriverError::Unsupported { device: device.address, reason: reason.to_owned() })
+    Err(DriverError::Unsupported {
+        device: device.address,
+        reason: reason.to_owned(),
+    })
 }
 
 struct Identified {
@@ -110,12 +116,16 @@ impl Identified {
     ) -> Result<Self, DriverError> {
         let identify: Box<IdentifyController> =
             admin.identify(device, "Identify Controller", Cns::Controller, 0)?;
-        for (what, sizes, needed) in
-            [("submission", identify.sqes, 6), ("completion", identify.cqes, 4)]
-        {
+        for (what, sizes, needed) in [
+            ("submission", identify.sqes, 6),
+            ("completion", identify.cqes, 4),
+        ] {
             if !(sizes.min()..=sizes.max()).contains(&needed) {
                 let reason = format!("its {what} queue entries are not of {} bytes", 1 << needed);
-                return Err(DriverError::Unsupported { device: device.address, reason });
+                return Err(DriverError::Unsupported {
+                    device: device.address,
+                    reason,
+                });
             }
         }
         let queues = number_of_queues(device, admin, options.io_queues.max(1))?;
@@ -124,7 +134,13 @@ impl Identified {
             false => Vec::new(),
         };
         let (namespaces, unusable) = namespaces(device, admin)?;
-        Ok(Self { identify, namespaces, unusable, queues, vectors })
+        Ok(Self {
+            identify,
+            namespaces,
+            unusable,
+            queues,
+            vectors,
+        })
     }
 }
 
@@ -136,7 +152,9 @@ fn number_of_queues<B: Backing>(
 ) -> Result<u16, DriverError> {
     // FFFFh is not a number of queues.
     let wanted_z = (wanted - 1).min(0xfffe);
-    let asked = NumberOfQueues::new().with_submission_z(wanted_z).with_completion_z(wanted_z);
+    let asked = NumberOfQueues::new()
+        .with_submission_z(wanted_z)
+        .with_completion_z(wanted_z);
     let command = SetFeatures {
         cdw10: SetFeaturesCdw10::new().with_fid(FeatureId::NumberOfQueues),
         cdw11: asked.raw().into(),
@@ -194,7 +212,9 @@ fn active_namespaces<B: Backing>(
 
 /// Bytes of its blocks, or why it cannot be used.
 fn judge(identify: &IdentifyNamespace) -> Result<u32, String> {
-    let format = identify.format().ok_or("its format (FLBAS) is not among its formats")?;
+    let format = identify
+        .format()
+        .ok_or("its format (FLBAS) is not among its formats")?;
     if format.metadata_bytes.get() != 0 {
         return Err(format!(
             "its blocks have {} bytes of metadata; format it without (`nvme format --ms=0` with a fitting --lbaf)",

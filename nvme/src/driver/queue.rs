@@ -81,8 +81,11 @@ impl<B: Backing> IoQueuePair<B> {
     }
 
     fn write(&mut self, slot: u16, cid: u16, command: &IoCommand<'_>) -> Result<(), SubmitError> {
-        let maker =
-            Maker { lists: &self.lists, transfer_max: self.transfer_max, sgl: self.sgl };
+        let maker = Maker {
+            lists: &self.lists,
+            transfer_max: self.transfer_max,
+            sgl: self.sgl,
+        };
         let (mut sqe, list_len) = maker.sqe(slot, command, |nsid| self.inner.block_bytes(nsid))?;
         sqe.cdw0.set_cid(cid);
         let at = self.sq.push(&sqe)?;
@@ -112,12 +115,17 @@ impl<B: Backing> IoQueuePair<B> {
             match self.slots.complete(answer.cid) {
                 Some(tag) => {
                     self.stats.completed += 1;
-                    f(Completion { tag, status: answer.status, result: answer.result });
+                    f(Completion {
+                        tag,
+                        status: answer.status,
+                        result: answer.result,
+                    });
                 }
                 None => {
                     self.stats.stale += 1;
                     let device = self.inner.device.address;
-                    tracing::warn!(%device, qid = self.qid, cid = answer.cid, "a completion of no outstanding command");
+                    let (qid, cid) = (self.qid, answer.cid);
+                    tracing::warn!(%device, qid, cid, "a completion of no outstanding command");
                 }
             }
         }
@@ -172,7 +180,10 @@ impl<B: Backing> IoQueuePair<B> {
     /// # Errors
     /// When it is gone or broken.
     pub fn check(&self) -> Result<(), DriverError> {
-        self.inner.device.check("while it executed I/O commands").map(|_| ())
+        self.inner
+            .device
+            .check("while it executed I/O commands")
+            .map(|_| ())
     }
 
     /// The memory of rings and lists, for an audit of what the controller reads.

@@ -23,7 +23,13 @@ pub(super) struct SubmissionRing {
 
 impl SubmissionRing {
     pub(super) fn new(memory: Region, entries: u16, doorbell: u32) -> Self {
-        Self { memory, entries, tail: 0, rung: 0, doorbell }
+        Self {
+            memory,
+            entries,
+            tail: 0,
+            rung: 0,
+            doorbell,
+        }
     }
 
     pub(super) fn memory(&self) -> &Region {
@@ -33,7 +39,9 @@ impl SubmissionRing {
     /// Writes an entry; the caller knows that there is room. Gives its index.
     pub(super) fn push(&mut self, sqe: &Sqe) -> Result<u16, OutOfRange> {
         let slot = self.tail;
-        self.memory.view().write(usize::from(slot) * SQE_LEN, sqe.as_bytes())?;
+        self.memory
+            .view()
+            .write(usize::from(slot) * SQE_LEN, sqe.as_bytes())?;
         self.tail = next(slot, self.entries);
         Ok(slot)
     }
@@ -41,7 +49,9 @@ impl SubmissionRing {
     /// Reads an entry back as the controller will.
     pub(super) fn read_back(&self, slot: u16) -> Result<Sqe, OutOfRange> {
         let mut sqe = Sqe::default();
-        self.memory.view().read(usize::from(slot) * SQE_LEN, sqe.as_mut_bytes())?;
+        self.memory
+            .view()
+            .read(usize::from(slot) * SQE_LEN, sqe.as_mut_bytes())?;
         Ok(sqe)
     }
 
@@ -79,7 +89,14 @@ pub(super) struct CompletionRing {
 
 impl CompletionRing {
     pub(super) fn new(memory: Region, entries: u16, doorbell: u32) -> Self {
-        Self { memory, entries, head: 0, phase: true, rung: 0, doorbell }
+        Self {
+            memory,
+            entries,
+            head: 0,
+            phase: true,
+            rung: 0,
+            doorbell,
+        }
     }
 
     pub(super) fn memory(&self) -> &Region {

@@ -21,7 +21,11 @@ impl Slots {
     /// Room for `capacity` commands, at most 32,767. All memory is taken here.
     pub(super) fn new(capacity: u16) -> Self {
         let capacity = capacity.clamp(1, 0x7fff);
-        let idle = Slot { tag: 0, generation: 0, busy: false };
+        let idle = Slot {
+            tag: 0,
+            generation: 0,
+            busy: false,
+        };
         Self {
             slots: vec![idle; usize::from(capacity)].into(),
             free: (0..capacity).rev().collect(),
@@ -51,7 +55,11 @@ impl Slots {
 
     /// Gives a slot back that was taken for a command which was then not sent.
     pub(super) fn untake(&mut self, index: u16) {
-        if let Some(slot) = self.slots.get_mut(usize::from(index)).filter(|slot| slot.busy) {
+        if let Some(slot) = self
+            .slots
+            .get_mut(usize::from(index))
+            .filter(|slot| slot.busy)
+        {
             slot.busy = false;
             self.free.push(index);
         }

@@ -1,1 +1,136 @@
-//! (soon)
+//! A software NVMe controller, for tests and for the demo.
+//!
+//! It is a device as seen from its registers: it fetches entries, walks PRP
+//! lists and SGLs, moves data to and from whatever answers at those addresses on
+//! its [`ModelBus`] (host memory, its own memory buffer, another model's), and
+//! posts completions. Every address it was told to touch is counted by place and,
+//! if asked for, recorded. Addresses where nothing answers give errors, as behind
+//! an IOMMU.
+//!
+//! Commands are executed on the thread that rings the doorbell, so a test is
+//! deterministic; with [`ModelOptions::defer`] they wait for
+//! [`ModelController::step`]. Faults to be injected belong into `queues`, between
+//! fetching a command and posting its completion.
+
+mod admin;
+mod backing;
+mod bus;
+mod cmb;
+mod dma;
+mod identify;
+mod io;
+mod options;
+mod queues;
+mod registers;
+mod state;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod touch;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sidelane_p2p::{MemView, OutOfRange, PciAddress};
+
+pub use backing::ModelBacking;
+pub use bus::ModelBus;
+pub use options::{CmbKind, ModelCmb, ModelNamespace, ModelOptions};
+pub use touch::{Direction, PayloadBytes, Place, Purpose, Touch, Touched};
+
+use dma::Dma;
+use state::State;
+use touch::Recorder;
+
+/// A controller on a [`ModelBus`]. Clones are the same controller.
+#[derive(Clone)]
+pub struct ModelController(Arc<Shared>);
+
+struct Shared {
+    address: PciAddress,
+    bus: ModelBus,
+    /// Bus address of BAR 0.
+    registers_at: u64,
+    state: Mutex<State>,
+}
+
+impl ModelController {
+    /// Puts a controller on the bus.
+    pub fn new(bus: &ModelBus, options: ModelOptions) -> Self {
+        let registers_at = bus.place_bar(0x4000);
+        let cmb = options.cmb.clone().map(|mut cmb| {
+            // CMBSZ counts units of 4 KiB in 20 bits.
+            cmb.len = cmb.len.clamp(4096, 0xf_ffff << 12) & !0xfff;
+            let at = bus.place_bar(cmb.len as u64);
+            cmb::Cmb::new(cmb, at)
+        });
+        let address = options.address;
+        let dma = Dma {
+            bus: bus.clone(),
+            address,
+            cmb,
+            recorder: Recorder::default(),
+            cut_off: false,
+        };
+        let state = Mutex::new(State::new(options, dma));
+        Self(Arc::new(Shared {
+            address,
+            bus: bus.clone(),
+            registers_at,
+            state,
+        }))
+    }
+
+    /// Its address.
+    pub fn address(&self) -> PciAddress {
+        self.0.address
+    }
+
+    /// The controller as the driver takes it, as after a function reset.
+    pub fn backing(&self) -> ModelBacking {
+        let mut state = self.state();
+        state.dma.cut_off = false;
+        state.registers = registers::Registers::default();
+        state.forget_queues();
+        drop(state);
+        ModelBacking {
+            model: self.clone(),
+        }
+    }
+
+    /// What it has touched.
+    pub fn touched(&self) -> Touched {
+        self.state().dma.recorder.touched.clone()
+    }
+
+    /// Starts anew with counting, and from now on records each access or not.
+    pub fn restart_record(&self, full: bool) {
+        self.state().dma.recorder = Recorder {
+            full,
+            ..Recorder::default()
+        };
+    }
+
+    /// Executes the next command; `false` when there is none.
+    pub fn step(&self) -> bool {
+        self.state().run(1) == 1
+    }
+
+    /// Reads from a namespace, past all queues: `offset` in bytes. Zeros from a
+    /// namespace that does not exist.
+    ///
+    /// # Errors
+    /// Never for a slice that fits in memory.
+    pub fn read_media(&self, nsid: u32, offset: u64, into: &mut [u8]) -> Result<(), OutOfRange> {
+        let view = MemView::anonymous(into.len());
+        if let Some(namespace) = self.state().namespace(nsid) {
+            namespace.storage.read(offset, &view, 0, into.len())?;
+        }
+        view.read(0, into)
+    }
+
+    /// No lock is ever held while another model's is taken, and no state is left
+    /// half-changed.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
