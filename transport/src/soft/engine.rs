@@ -15,6 +15,8 @@
 
 mod acks;
 mod completions;
+#[cfg(test)]
+mod pair;
 mod qp;
 mod replies;
 mod requester;
@@ -22,6 +24,8 @@ mod responder;
 mod srq;
 mod stats;
 mod table;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod window;
 
@@ -92,7 +96,7 @@ impl Default for Config {
             reactors: 1,
             reactor: 0,
             seed: 0,
-            read_window: 96 << 10,
+            read_window: 1 << 20,
             read_chunk: 32 << 10,
             send_window: 128,
             probe_min: Duration::from_millis(32),

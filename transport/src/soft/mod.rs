@@ -9,6 +9,7 @@ pub mod cm;
 pub mod engine;
 pub mod icrc;
 pub mod memory;
+pub mod nic;
 pub mod port;
 pub mod psn;
 pub mod socket;
