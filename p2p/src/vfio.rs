@@ -24,6 +24,6 @@ mod linux;
 mod mapping;
 mod words;
 
-pub use container::Container;
+pub use container::{Container, openable};
 pub use device::{BarInfo, Device};
 pub use error::{GroupMember, VfioError};

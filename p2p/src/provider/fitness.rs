@@ -19,22 +19,20 @@ pub enum PathReason {
     NoRoute,
     /// The controller does not take data of this direction in its own memory.
     DirectionUnsupported,
-    /// No buffer was free.
-    PoolExhausted,
-    /// The command is longer than the pool's longest buffer.
-    TooLong,
+    /// The host sent the data inside the command's capsule, and capsules are
+    /// received in host memory.
+    InCapsule,
 }
 
 impl PathReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::Peer,
         Self::HostByPolicy,
         Self::NoProvider,
         Self::NoRoute,
         Self::DirectionUnsupported,
-        Self::PoolExhausted,
-        Self::TooLong,
+        Self::InCapsule,
     ];
 
     /// Its name in statistics.
@@ -45,8 +43,7 @@ impl PathReason {
             Self::NoProvider => "no-provider",
             Self::NoRoute => "no-route",
             Self::DirectionUnsupported => "direction-unsupported",
-            Self::PoolExhausted => "pool-exhausted",
-            Self::TooLong => "too-long",
+            Self::InCapsule => "in-capsule",
         }
     }
 }

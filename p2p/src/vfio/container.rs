@@ -150,6 +150,22 @@ impl DmaSpace for Container {
     }
 }
 
+/// Whether a device could be opened, as far as sysfs tells: it is there, under
+/// vfio-pci, and in a group without kernel drivers. Opens nothing.
+///
+/// # Errors
+/// As [`Container::open_device`], for what can be known before.
+pub fn openable(address: PciAddress, topology: &Topology) -> Result<(), VfioError> {
+    let function = topology.function(address).ok_or(VfioError::Absent { device: address })?;
+    let group = check(function)?;
+    let members = obstacles(function, group, topology);
+    if members.is_empty() {
+        Ok(())
+    } else {
+        Err(VfioError::GroupNotViable { device: address, group, members })
+    }
+}
+
 /// The function's group, if it is one that VFIO can use.
 fn check(function: &Function) -> Result<u32, VfioError> {
     let device = function.address;
