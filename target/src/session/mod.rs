@@ -43,3 +43,6 @@ pub use keep_alive::CONNECT_TIMEOUT;
 pub use queue::QueueSession;
 pub use refusal::Refusal;
 pub use step::{BlockRange, CloseReason, Completion, HostLen, IoOp, IoRequest, Step};
+
+#[cfg(test)]
+mod tests;
