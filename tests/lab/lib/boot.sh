@@ -7,12 +7,16 @@
 
 run_dir=
 qemu_pid=
-helpers=()
+clock=
+readers=()
 
 # new_run_dir: sets `run_dir`. It holds a lock for as long as the run or its QEMU lives; a folder without an owner was
 # left by a run that was killed, and goes.
 new_run_dir() {
-    local dir fd
+    local dir fd gate
+    # One at a time: between making a folder and locking it, another run would take it for abandoned.
+    exec {gate}<"${TMPDIR:-/tmp}"
+    flock "$gate"
     for dir in "${TMPDIR:-/tmp}"/sidelane-lab.*; do
         [[ -O $dir/lock ]] || continue
         exec {fd}<"$dir/lock"
@@ -22,6 +26,7 @@ new_run_dir() {
     run_dir=$(mktemp -d "${TMPDIR:-/tmp}/sidelane-lab.XXXXXX")
     exec {run_lock}>"$run_dir/lock"
     flock "$run_lock"
+    exec {gate}<&-
     mkdir "$run_dir/run" "$run_dir/bin"
     : >"$run_dir/run/stdout"
     : >"$run_dir/run/stderr"
@@ -35,7 +40,7 @@ new_run_dir() {
 end_run() {
     local pid
     set +e
-    for pid in $qemu_pid "${helpers[@]}"; do
+    for pid in $qemu_pid $clock "${readers[@]}"; do
         kill -KILL "$pid" 2>/dev/null
         wait "$pid" 2>/dev/null
     done
@@ -73,8 +78,11 @@ start_qemu() {
     local -a qemu=(
         qemu-system-x86_64 -name "sidelane-lab,process=sidelane-lab" "${accel[@]}" "${machine[@]}"
         -kernel "$image/kernel" -initrd "$image/initramfs"
-        # panic=-1 with -no-reboot: a panic ends QEMU at once. loglevel=5: warnings are worth the console's time.
-        -append "console=ttyS0 loglevel=5 panic=-1 intel_iommu=on iommu=pt mitigations=off"
+        # panic=-1 with -no-reboot: a panic ends QEMU at once. oops=panic: after an oops nothing that a test sees can be
+        # relied on. loglevel=5: warnings are worth the console's time.
+        # no_timer_check: on a busy host an emulated CPU may get no tick while the kernel looks for one, which it takes
+        # for broken hardware ("timer doesn't work through Interrupt-remapped IO-APIC").
+        -append "console=ttyS0 loglevel=5 panic=-1 oops=panic intel_iommu=on iommu=pt mitigations=off no_timer_check"
         -chardev "file,id=console,path=$run_dir/console" -serial chardev:console
         -drive "if=none,id=root,file=$image/disk,format=raw,snapshot=on,cache=unsafe"
         -device virtio-blk-pci,drive=root
@@ -94,7 +102,7 @@ start_qemu() {
 # follow FILE: copies it to stdout as it grows, until QEMU has gone.
 follow() {
     setpriv --pdeathsig KILL tail -c +1 -s 0.05 --follow=descriptor --pid="$qemu_pid" "$run_dir/run/$1" &
-    helpers+=("$!")
+    readers+=("$!")
 }
 
 # lab_failed STATUS WHAT WHY REMEDY: the machine failed, not the command. Its last words are shown, and kept.
@@ -108,6 +116,6 @@ lab_failed() {
         [[ ! -s $run_dir/qemu.log ]] || sed 's/^/qemu: /' "$run_dir/qemu.log"
     } >"$kept" 2>/dev/null
     say "the end of the guest's console (all of it: $kept):"
-    tail -n 25 "$kept" | tr -d '\r' | sed 's/^/  | /' >&2
+    tail -n 60 "$kept" | tr -d '\r' | sed 's/^/  | /' >&2
     FAIL_STATUS=$1 fail "${@:2}"
 }

@@ -24,7 +24,7 @@ lab_image() {
         exec {lock}>&-
     fi
     # Two weeks without a boot and an image makes room for others.
-    touch "$image"
+    touch "$image" 2>/dev/null || true # somebody else may own it
     find "$lab_cache" -mindepth 1 -maxdepth 1 -type d -mtime +14 -exec rm -rf {} + 2>/dev/null || true
 }
 
