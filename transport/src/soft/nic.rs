@@ -221,3 +221,6 @@ impl Nic for SoftNic {
         self.engine.deadline()
     }
 }
+
+#[cfg(test)]
+mod tests;
