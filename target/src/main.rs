@@ -1,3 +1,5 @@
 //! The `sidelane` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    sidelane::cli::main()
+}

@@ -1,1 +1,4 @@
-//! See the crate's description in its manifest.
+//! Helpers of the end-to-end tests: the lab, and proofs made from outside.
+
+pub mod address_proof;
+pub mod lab;

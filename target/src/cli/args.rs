@@ -70,6 +70,13 @@ pub struct ServeArgs {
     /// The configuration to serve (`sidelane check --help` shows one)
     #[arg(long, short, value_name = "FILE")]
     pub config: PathBuf,
+
+    /// Write every command that an SSD is given to this file, for audits; slow
+    ///
+    /// One JSON object a line: `device`, `sqe` (the 64 bytes in hexadecimal, as they stand in the submission queue) and
+    /// `prps` (the entries of the PRP list, if the command has one). What was in the file goes.
+    #[arg(long, value_name = "FILE")]
+    pub sqe_journal: Option<PathBuf>,
 }
 
 const SERVE_HELP: &str = "\
@@ -298,7 +305,8 @@ mod tests {
         assert_eq!(
             serve,
             Command::Serve(ServeArgs {
-                config: config.clone()
+                config: config.clone(),
+                sqe_journal: None
             })
         );
         let check = parse("sidelane check -c a.toml --json").unwrap().command;

@@ -1,0 +1,61 @@
+//! `sidelane check`.
+
+use anyhow::bail;
+use sidelane_config::Config;
+
+use super::args::CheckArgs;
+use crate::devices::VfioDevices;
+
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
+    let config = Config::load(&args.config)?;
+    let devices = VfioDevices::new("/sys")?;
+    let problems = devices.problems(&config);
+    if args.json {
+        println!("{}", serde_json::to_string(&config)?);
+    } else {
+        print(&config, &devices);
+    }
+    for remark in config.remarks() {
+        eprintln!("remark: {remark}");
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    for problem in &problems {
+        eprintln!("error: {problem}");
+    }
+    bail!(
+        "{} does not fit this machine: {} problems",
+        args.config.display(),
+        problems.len()
+    )
+}
+
+fn print(config: &Config, devices: &VfioDevices) {
+    for listener in &config.listeners {
+        println!("listener {}: {}", listener.id, listener.socket_address());
+    }
+    for provider in &config.providers {
+        match provider.device() {
+            Some(device) => println!("provider {}: memory of {device}", provider.id),
+            None => println!("provider {}: host memory", provider.id),
+        }
+    }
+    for subsystem in &config.subsystems {
+        let hosts = match (subsystem.allow_any_host, subsystem.hosts.len()) {
+            (true, _) => "any host".to_owned(),
+            (false, 0) => "no host at all; name some in `hosts`".to_owned(),
+            (false, n) => format!("{n} hosts"),
+        };
+        println!(
+            "{}: in-capsule data {}, {hosts}",
+            subsystem.nqn, subsystem.in_capsule
+        );
+        for namespace in &subsystem.namespaces {
+            println!("  nsid {}: p2p {}", namespace.nsid, namespace.p2p.as_str());
+            for line in devices.routes(config, namespace) {
+                println!("    {line}");
+            }
+        }
+    }
+}

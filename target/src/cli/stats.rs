@@ -1,0 +1,122 @@
+//! `sidelane stats`.
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{CellAlignment, Table};
+
+use super::args::StatsArgs;
+use crate::control::fetch_stats;
+use crate::stats::{DirectionReport, StatsReport};
+
+pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(fetch_stats(&args.control))?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+fn table(header: &[&str], numbers_from: usize) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
+    for column in table.column_iter_mut().skip(numbers_from) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn print(report: &StatsReport) {
+    println!("up for {} s", report.uptime_seconds);
+    let mut payload = table(
+        &[
+            "namespace",
+            "p2p",
+            "",
+            "commands",
+            "peer bytes",
+            "host bytes",
+            "why host",
+        ],
+        3,
+    );
+    for namespace in &report.namespaces {
+        let name = format!("{} nsid {}", namespace.nqn, namespace.nsid);
+        for (way, direction) in [("reads", &namespace.reads), ("writes", &namespace.writes)] {
+            payload.add_row([
+                &name,
+                &namespace.p2p,
+                way,
+                &direction.commands.to_string(),
+                &direction.peer_bytes.to_string(),
+                &direction.host_bytes.to_string(),
+                &why(direction),
+            ]);
+        }
+    }
+    println!("{payload}");
+    for namespace in &report.namespaces {
+        println!(
+            "{} nsid {}: {}",
+            namespace.nqn, namespace.nsid, namespace.reason
+        );
+    }
+    let mut pools = table(
+        &[
+            "pool", "memory", "address", "bytes", "in use", "peak", "waits",
+        ],
+        3,
+    );
+    for pool in &report.pools {
+        pools.add_row([
+            &pool.provider,
+            &pool.region,
+            &format!("{:#x}", pool.address),
+            &pool.bytes.to_string(),
+            &pool.in_use_bytes.to_string(),
+            &pool.peak_bytes.to_string(),
+            &pool.waits.to_string(),
+        ]);
+    }
+    println!("{pools}");
+    let mut reactors = table(
+        &[
+            "core",
+            "connections",
+            "commands",
+            "flush batches",
+            "abandoned",
+            "sleeps",
+        ],
+        0,
+    );
+    for reactor in &report.reactors {
+        reactors.add_row([
+            reactor.core as u64,
+            reactor.connections,
+            reactor.commands,
+            reactor.flush_batches,
+            reactor.abandoned,
+            reactor.sleeps,
+        ]);
+    }
+    println!("{reactors}");
+    for controller in &report.controllers {
+        println!(
+            "controller {} of {}: {} with {} I/O queues",
+            controller.cntlid, controller.nqn, controller.host, controller.io_queues
+        );
+    }
+}
+
+fn why(direction: &DirectionReport) -> String {
+    let reasons = &direction.host_bytes_by_reason;
+    reasons
+        .iter()
+        .map(|(reason, bytes)| format!("{reason} {bytes}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,253 @@
+//! Connection set-up: takes requests from connection management, has a reactor
+//! make the queue pair, answers; and passes ends on, both ways.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use sidelane_transport::cm::{CmEvent, ConnParams, ConnectionManager};
+use sidelane_transport::nic::QpNumber;
+use sidelane_transport::nvmf::{ConnectAccept, ConnectReject, ConnectRequest, RejectStatus};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use crate::reactor::{ConnKey, FromReactor, Mailbox, NewConnection, NotOpened, ToReactor};
+use crate::session::QueueSession;
+use crate::subsystem::{Portal, Target};
+
+/// Entries of an admin queue, whatever the host asks for.
+const ADMIN_DEPTH: u16 = 32;
+
+/// Sets up and ends the connections of all listeners.
+pub struct ConnectionService {
+    managers: Vec<Manager>,
+    reactors: Vec<Mailbox>,
+    offered: Arc<Target>,
+    max_queue_entries: u16,
+    opened: UnboundedSender<Opened>,
+    openings: UnboundedReceiver<Opened>,
+    /// Admin queues so far, to spread associations over reactors.
+    admin_queues: usize,
+}
+
+struct Manager {
+    manager: Box<dyn ConnectionManager>,
+    fd: AsyncFd<OwnedFd>,
+}
+
+/// A reactor has answered.
+struct Opened {
+    key: ConnKey,
+    depth: u16,
+    outcome: Result<QpNumber, NotOpened>,
+}
+
+impl ConnectionService {
+    /// A service over these managers; the n-th manager belongs to the n-th
+    /// adapter of every reactor. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When a file descriptor cannot be watched.
+    pub fn new(
+        managers: Vec<Box<dyn ConnectionManager>>,
+        reactors: Vec<Mailbox>,
+        offered: Arc<Target>,
+        max_queue_entries: u16,
+    ) -> std::io::Result<Self> {
+        let managers = managers
+            .into_iter()
+            .map(|manager| {
+                let fd = manager.event_fd().try_clone_to_owned()?;
+                Ok(Manager {
+                    manager,
+                    fd: AsyncFd::register(fd)?,
+                })
+            })
+            .collect::<std::io::Result<_>>()?;
+        let (opened, openings) = unbounded_channel();
+        Ok(Self {
+            managers,
+            reactors,
+            offered,
+            max_queue_entries,
+            opened,
+            openings,
+            admin_queues: 0,
+        })
+    }
+
+    /// Serves until the future is dropped.
+    ///
+    /// # Errors
+    /// When a file descriptor fails.
+    pub async fn serve(
+        &mut self,
+        reports: &mut UnboundedReceiver<FromReactor>,
+    ) -> std::io::Result<()> {
+        loop {
+            let now = Instant::now();
+            for at in 0..self.managers.len() {
+                while let Some(event) = self.managers[at].manager.poll(now) {
+                    self.event(at, event, now);
+                }
+            }
+            let deadline = self
+                .managers
+                .iter()
+                .filter_map(|m| m.manager.deadline())
+                .min();
+            let timer = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                readable = any_readable(&self.managers) => readable?,
+                () = timer => {}
+                Some(opened) = self.openings.recv() => self.opened(opened),
+                Some(FromReactor::Disconnect(key)) = reports.recv() => {
+                    // Gone already is as good.
+                    let _ = self.managers[key.manager].manager.disconnect(key.id, Instant::now());
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, at: usize, event: CmEvent, now: Instant) {
+        match event {
+            CmEvent::ConnectRequest {
+                id,
+                local,
+                remote,
+                attrs,
+                private_data,
+            } => {
+                let key = ConnKey { manager: at, id };
+                match self.request(&private_data) {
+                    Ok((qid, depth)) => {
+                        tracing::info!(%local, %remote, qid, depth, "a host connects");
+                        let portal = Portal { address: local };
+                        let reactor = self.reactor_for(qid);
+                        let session = QueueSession::new(
+                            Arc::clone(&self.offered),
+                            portal,
+                            self.reactors[reactor].waker(),
+                            now,
+                        );
+                        let (reply, answer) = oneshot::channel();
+                        let new = NewConnection {
+                            key,
+                            nic: at,
+                            attrs,
+                            depth: usize::from(depth),
+                            session,
+                            reply,
+                        };
+                        self.reactors[reactor].send(ToReactor::Open(Box::new(new)));
+                        let opened = self.opened.clone();
+                        tokio::spawn(async move {
+                            // No answer: the reactor is stopping, and so are we.
+                            if let Ok(outcome) = answer.await {
+                                let _ = opened.send(Opened {
+                                    key,
+                                    depth,
+                                    outcome,
+                                });
+                            }
+                        });
+                    }
+                    Err(status) => {
+                        tracing::warn!(%remote, %status, "a connection is refused");
+                        self.reject(key, status, now);
+                    }
+                }
+            }
+            CmEvent::Disconnected { id } | CmEvent::Failed { id, .. } => {
+                tracing::debug!(?id, "a connection has ended");
+                let key = ConnKey { manager: at, id };
+                for reactor in &self.reactors {
+                    reactor.send(ToReactor::Disconnected(key));
+                }
+            }
+            CmEvent::Established { id } => tracing::debug!(?id, "a connection is up"),
+            CmEvent::Accepted { id, .. } => tracing::error!(?id, "accepted what was never asked"),
+        }
+    }
+
+    /// Queue identifier and depth that a request asks for, if it can be had.
+    fn request(&self, private_data: &[u8]) -> Result<(u16, u16), RejectStatus> {
+        let request = ConnectRequest::parse(private_data)?;
+        let most = if request.qid() == 0 {
+            ADMIN_DEPTH
+        } else {
+            self.max_queue_entries
+        };
+        Ok((request.qid(), request.send_queue_entries().min(most).max(2)))
+    }
+
+    /// I/O queues of a host spread by their identifier, admin queues in turn.
+    fn reactor_for(&mut self, qid: u16) -> usize {
+        let turn = if qid == 0 {
+            self.admin_queues += 1;
+            self.admin_queues
+        } else {
+            usize::from(qid)
+        };
+        turn % self.reactors.len()
+    }
+
+    fn opened(&mut self, opened: Opened) {
+        let Opened {
+            key,
+            depth,
+            outcome,
+        } = opened;
+        let now = Instant::now();
+        match outcome {
+            Ok(qp) => {
+                let accept = ConnectAccept::new(depth);
+                let params = ConnParams {
+                    qp,
+                    private_data: Bytes::copy_from_slice(accept.as_bytes()),
+                };
+                let manager = &mut self.managers[key.manager].manager;
+                if let Err(error) = manager.accept(key.id, params, now) {
+                    tracing::info!(?key, %error, "the host is gone before its connection was up");
+                    for reactor in &self.reactors {
+                        reactor.send(ToReactor::Disconnected(key));
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(?key, %error, "a connection is refused");
+                self.reject(key, RejectStatus::NoResources, now);
+            }
+        }
+    }
+
+    fn reject(&mut self, key: ConnKey, status: RejectStatus, now: Instant) {
+        let reject = ConnectReject::new(status);
+        let data = Bytes::copy_from_slice(reject.as_bytes());
+        // Gone already is as good.
+        let _ = self.managers[key.manager].manager.reject(key.id, data, now);
+    }
+}
+
+/// Resolves when a manager may have something; which one does not matter.
+async fn any_readable(managers: &[Manager]) -> std::io::Result<()> {
+    let mut waits: Vec<_> = managers.iter().map(|m| Box::pin(m.fd.readable())).collect();
+    std::future::poll_fn(|cx| {
+        for wait in &mut waits {
+            if let std::task::Poll::Ready(guard) = wait.as_mut().poll(cx) {
+                // The manager is polled until it is empty, so the next packet
+                // makes the descriptor ready again.
+                return std::task::Poll::Ready(guard.map(|mut guard| guard.clear_ready()));
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}

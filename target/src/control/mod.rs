@@ -1,0 +1,8 @@
+//! The control plane: connection set-up and the control API, on a thread and a
+//! tokio runtime of their own. It talks to reactors by message only.
+
+mod api;
+mod connections;
+
+pub use api::{ApiSocket, fetch_stats};
+pub use connections::ConnectionService;

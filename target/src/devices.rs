@@ -1,0 +1,219 @@
+//! Where a target's PCI devices come from: the machine's, by VFIO, or models in
+//! memory. The target is the same for both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use sidelane_config::{Config, Namespace};
+use sidelane_nvme::model::{ModelBacking, ModelBus, ModelController};
+use sidelane_nvme::{Backing, VfioBacking};
+use sidelane_p2p::provider::{Fitness, PathReason, verdict};
+use sidelane_p2p::topology::Topology;
+use sidelane_p2p::vfio::{Container, openable};
+use sidelane_p2p::{DmaError, DmaSpace, MemView, PciAddress, Placement, Region};
+
+/// Opens devices and judges the routes between them.
+pub trait Devices {
+    /// How a controller's registers and memory are reached.
+    type Backing: Backing;
+
+    /// Opens a function for this process alone.
+    ///
+    /// # Errors
+    /// When it is not there or not free, with the remedy.
+    fn open(&self, address: PciAddress) -> anyhow::Result<Self::Backing>;
+
+    /// The address space that all opened devices share; to be asked for when
+    /// all are open.
+    fn space(&self) -> Arc<dyn DmaSpace>;
+
+    /// Whether these clients reach that memory.
+    fn verdict(&self, memory: Placement, clients: &[PciAddress]) -> Fitness;
+}
+
+/// The machine's devices, under vfio-pci.
+pub struct VfioDevices {
+    topology: Topology,
+    /// Opened with the first device: a target without any needs no VFIO.
+    container: Mutex<Option<Arc<Container>>>,
+}
+
+impl VfioDevices {
+    /// The devices that the tree at `sysfs` (usually `/sys`) shows.
+    ///
+    /// # Errors
+    /// When the tree cannot be read.
+    pub fn new(sysfs: impl Into<PathBuf>) -> anyhow::Result<Self> {
+        let sysfs = sysfs.into();
+        let topology = Topology::load(&sysfs)
+            .with_context(|| format!("the PCI devices cannot be read from {}", sysfs.display()))?;
+        Ok(Self {
+            topology,
+            container: Mutex::new(None),
+        })
+    }
+
+    /// What keeps the devices of a configuration from being opened, as far as
+    /// can be told without opening them: the thing, the reason and the remedy.
+    pub fn problems(&self, config: &Config) -> Vec<String> {
+        let backends = config
+            .subsystems
+            .iter()
+            .flat_map(|subsystem| &subsystem.namespaces);
+        let slots: BTreeSet<_> = backends
+            .filter_map(|namespace| namespace.backend.device())
+            .chain(
+                config
+                    .providers
+                    .iter()
+                    .filter_map(|provider| provider.device()),
+            )
+            .map(|slot| slot.as_str())
+            .collect();
+        let problem = |slot: &str| match slot.parse() {
+            Ok(address) => openable(address, &self.topology)
+                .err()
+                .map(|e| e.to_string()),
+            Err(error) => Some(format!("{error}")),
+        };
+        slots.into_iter().filter_map(problem).collect()
+    }
+
+    /// The routes from a namespace's SSD to the memory that it could use.
+    pub fn routes(&self, config: &Config, namespace: &Namespace) -> Vec<String> {
+        let Some(ssd) = namespace
+            .backend
+            .device()
+            .and_then(|slot| slot.as_str().parse().ok())
+        else {
+            return Vec::new();
+        };
+        let candidates = match config.provider_of(namespace) {
+            Some(provider) => vec![provider],
+            None => config.providers.iter().collect(),
+        };
+        candidates
+            .into_iter()
+            .filter_map(|provider| {
+                let device = provider.device()?.as_str().parse().ok()?;
+                let fitness = self.verdict(Placement::Peer { device, bar: 0 }, &[ssd]);
+                let fit = if fitness.is_peer() {
+                    "reached"
+                } else {
+                    "not reached"
+                };
+                let remedy = fitness
+                    .remedy
+                    .map(|remedy| format!("; {remedy}"))
+                    .unwrap_or_default();
+                Some(format!(
+                    "memory of {}: {fit}: {}{remedy}",
+                    provider.id, fitness.text
+                ))
+            })
+            .collect()
+    }
+
+    fn container(&self) -> anyhow::Result<Arc<Container>> {
+        let mut container = self
+            .container
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*container {
+            return Ok(Arc::clone(open));
+        }
+        let opened = Container::open()?;
+        *container = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+}
+
+impl Devices for VfioDevices {
+    type Backing = VfioBacking;
+
+    fn open(&self, address: PciAddress) -> anyhow::Result<VfioBacking> {
+        let container = self.container()?;
+        let device = container.open_device(address, &self.topology)?;
+        Ok(VfioBacking::open(device, container)?)
+    }
+
+    fn space(&self) -> Arc<dyn DmaSpace> {
+        match &*self
+            .container
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
+            Some(container) => Arc::clone(container) as Arc<dyn DmaSpace>,
+            None => Arc::new(NoDevices),
+        }
+    }
+
+    fn verdict(&self, memory: Placement, clients: &[PciAddress]) -> Fitness {
+        verdict(&self.topology, memory, clients)
+    }
+}
+
+/// The address space of a target without devices: nobody looks at the addresses.
+struct NoDevices;
+
+impl DmaSpace for NoDevices {
+    fn host_region(&self, name: &str, len: usize) -> Result<Region, DmaError> {
+        let view = MemView::anonymous(len.next_multiple_of(4096));
+        // Page-aligned and distinct, as a device would want it.
+        let address = view.as_ptr() as u64;
+        Ok(Region::new(
+            name,
+            Placement::Host,
+            address,
+            view,
+            Box::new(()),
+        ))
+    }
+}
+
+/// Modelled SSDs on one bus.
+pub struct ModelDevices {
+    bus: ModelBus,
+    controllers: BTreeMap<PciAddress, ModelController>,
+}
+
+impl ModelDevices {
+    /// These models.
+    pub fn new(bus: ModelBus, controllers: impl IntoIterator<Item = ModelController>) -> Self {
+        let controllers = controllers
+            .into_iter()
+            .map(|model| (model.address(), model))
+            .collect();
+        Self { bus, controllers }
+    }
+}
+
+impl Devices for ModelDevices {
+    type Backing = ModelBacking;
+
+    fn open(&self, address: PciAddress) -> anyhow::Result<ModelBacking> {
+        let model = self.controllers.get(&address);
+        let model = model.with_context(|| format!("there is no modelled SSD {address}"))?;
+        Ok(model.backing())
+    }
+
+    fn space(&self) -> Arc<dyn DmaSpace> {
+        Arc::new(self.bus.clone())
+    }
+
+    fn verdict(&self, memory: Placement, _clients: &[PciAddress]) -> Fitness {
+        let code = match memory {
+            Placement::Peer { .. } => PathReason::Peer,
+            Placement::Host => PathReason::HostByPolicy,
+        };
+        let text = "every modelled device reaches all memory of its bus".to_owned();
+        Fitness {
+            code,
+            text,
+            remedy: None,
+            route: None,
+        }
+    }
+}

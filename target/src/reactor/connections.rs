@@ -1,0 +1,367 @@
+//! Connections of a reactor: opening, ending, and what is due by time.
+//!
+//! A connection ends in steps: its queue pair goes to the error state; each send
+//! work request comes back, once; then the queue pair is destroyed, so the
+//! adapter touches none of its buffers any more. Commands that a backend still
+//! has keep their slot and buffer until it has ended them.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use sidelane_transport::nic::{QpCaps, QpNumber, SendWr};
+
+use super::mailbox::{ConnKey, FromReactor, NewConnection, NotOpened};
+use super::request::State;
+use super::{MAX_CONNECTIONS, Reactor};
+use crate::session::QueueSession;
+
+/// How long a queue pair in the error state may take to give its work back.
+/// Adapters that never do exist.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Stands in a batch that is being flushed for a command that has ended.
+pub(super) const GONE: usize = usize::MAX;
+
+/// A connection.
+pub(super) struct Connection {
+    pub(super) key: ConnKey,
+    pub(super) port: usize,
+    pub(super) qp: QpNumber,
+    pub(super) session: QueueSession,
+    /// Commands that the host may have outstanding.
+    pub(super) depth: usize,
+    /// Slots that carry its commands.
+    pub(super) in_use: usize,
+    /// Signaled send work requests that have not come back.
+    pub(super) in_flight: usize,
+    /// Work requests to be posted at the end of the round.
+    pub(super) outbox: Vec<SendWr>,
+    /// Since when it is ending, if it is.
+    pub(super) closing: Option<Instant>,
+    /// Whether its queue pair is gone.
+    qp_destroyed: bool,
+}
+
+/// The table of connections.
+pub(super) struct Connections {
+    table: Vec<Option<Connection>>,
+    by_qp: Vec<HashMap<QpNumber, usize>>,
+    by_key: HashMap<ConnKey, usize>,
+    /// Slots promised to connections, by port.
+    promised: Vec<usize>,
+    /// Slots by port.
+    slots: usize,
+    /// Connections with something in the outbox.
+    dirty: Vec<usize>,
+    /// When a session wants to be looked at next.
+    deadline: Option<Instant>,
+    /// Connections that are ending.
+    closing: usize,
+}
+
+/// Slots a connection needs: a host may send its next command as soon as it has
+/// an answer, before the adapter has said that the answer is out.
+fn slots_for(depth: usize) -> usize {
+    2 * depth
+}
+
+impl Connections {
+    pub(super) fn new(ports: usize, slots: usize) -> Self {
+        Self {
+            table: (0..MAX_CONNECTIONS).map(|_| None).collect(),
+            by_qp: (0..ports)
+                .map(|_| HashMap::with_capacity(MAX_CONNECTIONS))
+                .collect(),
+            by_key: HashMap::with_capacity(MAX_CONNECTIONS),
+            promised: vec![0; ports],
+            slots,
+            dirty: Vec::with_capacity(MAX_CONNECTIONS),
+            deadline: None,
+            closing: 0,
+        }
+    }
+
+    pub(super) fn get(&mut self, index: usize) -> Option<&mut Connection> {
+        self.table.get_mut(index)?.as_mut()
+    }
+
+    pub(super) fn by_qp(&self, port: usize, qp: QpNumber) -> Option<usize> {
+        self.by_qp.get(port)?.get(&qp).copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Asks for all sessions to be looked at in this round.
+    pub(super) fn look_at_all(&mut self, now: Instant) {
+        self.deadline = Some(now);
+    }
+
+    /// Puts a work request into the outbox.
+    pub(super) fn send(&mut self, index: usize, wr: SendWr) {
+        let Some(Some(connection)) = self.table.get_mut(index) else {
+            return;
+        };
+        if connection.outbox.is_empty() {
+            self.dirty.push(index);
+        }
+        connection.in_flight += usize::from(wr.signaled);
+        connection.outbox.push(wr);
+    }
+
+    fn indices(&self) -> Vec<usize> {
+        self.by_key.values().copied().collect()
+    }
+}
+
+impl Reactor {
+    pub(super) fn open(&mut self, new: NewConnection, now: Instant) {
+        let NewConnection {
+            key,
+            nic: port,
+            attrs,
+            depth,
+            session,
+            reply,
+        } = new;
+        let outcome = self.try_open(key, port, depth, session, now, &attrs);
+        let opened = outcome.is_ok();
+        if reply.send(outcome).is_err() && opened {
+            // The control plane has given the connection up meanwhile.
+            self.disconnected(key, now);
+        }
+    }
+
+    fn try_open(
+        &mut self,
+        key: ConnKey,
+        port: usize,
+        depth: usize,
+        session: QueueSession,
+        now: Instant,
+        attrs: &sidelane_transport::nic::QpAttrs,
+    ) -> Result<QpNumber, NotOpened> {
+        let core = self.counters.core;
+        let full = |what, limit| NotOpened::Full { what, limit, core };
+        let index = self
+            .connections
+            .table
+            .iter()
+            .position(Option::is_none)
+            .filter(|_| self.stopping.is_none())
+            .ok_or(full("connections", MAX_CONNECTIONS))?;
+        let slots = slots_for(depth);
+        if self.connections.promised[port] + slots > self.connections.slots {
+            return Err(full("command slots", self.connections.slots));
+        }
+        let nic = &mut self.ports[port].nic;
+        // A command has at most two send work requests at a time.
+        let max_send_wr = 2 * slots as u32;
+        let qp = nic.create_qp(QpCaps { max_send_wr })?;
+        if let Err(error) = nic.connect_qp(qp, attrs, now) {
+            nic.destroy_qp(qp);
+            return Err(error.into());
+        }
+        for waited in &mut self.pools {
+            waited.admission.reserve(index, depth);
+        }
+        self.connections.promised[port] += slots;
+        self.connections.by_qp[port].insert(qp, index);
+        self.connections.by_key.insert(key, index);
+        self.connections.table[index] = Some(Connection {
+            key,
+            port,
+            qp,
+            session,
+            depth,
+            in_use: 0,
+            in_flight: 0,
+            outbox: Vec::with_capacity(2 * slots),
+            closing: None,
+            qp_destroyed: false,
+        });
+        self.connections.deadline = Some(now);
+        Ok(qp)
+    }
+
+    /// The peer or connection management has ended it.
+    pub(super) fn disconnected(&mut self, key: ConnKey, now: Instant) {
+        if let Some(index) = self.connections.by_key.get(&key).copied() {
+            self.close(index, now);
+        }
+    }
+
+    pub(super) fn close_all(&mut self, now: Instant) {
+        for index in self.connections.indices() {
+            self.close(index, now);
+        }
+    }
+
+    /// Begins to end a connection; does nothing when that has begun.
+    pub(super) fn close(&mut self, index: usize, now: Instant) {
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        if connection.closing.is_some() {
+            return;
+        }
+        connection.closing = Some(now);
+        // What was not posted yet never will be, and so does not come back.
+        let unposted = connection.outbox.iter().filter(|wr| wr.signaled).count();
+        connection.in_flight -= unposted;
+        connection.outbox.clear();
+        let (port, qp, key) = (connection.port, connection.qp, connection.key);
+        connection.session.closed();
+        self.connections.closing += 1;
+        self.connections.deadline = Some(now);
+        self.connections.dirty.retain(|dirty| *dirty != index);
+        if let Err(error) = self.ports[port].nic.error_qp(qp) {
+            tracing::warn!(?key, %error, "a queue pair could not be stopped");
+        }
+        let _ = self.reports.send(FromReactor::Disconnect(key));
+        for pool in 0..self.pools.len() {
+            let waiting: Vec<_> = self.pools[pool]
+                .admission
+                .remove_connection(index)
+                .collect();
+            for slot in waiting {
+                self.abandon(slot, now);
+            }
+        }
+        for namespace in &mut self.namespaces {
+            namespace.backlog.retain(|slot| {
+                self.requests[*slot].conn != index || self.requests[*slot].parts > 0
+            });
+        }
+        for slot in 0..self.requests.len() {
+            let request = &self.requests[slot];
+            let idle = match request.state {
+                State::Held | State::Received => true,
+                State::Queueing => request.parts == 0,
+                _ => false,
+            };
+            if request.conn == index && idle {
+                self.abandon(slot, now);
+            }
+        }
+        self.finish_closing(index, now);
+    }
+
+    /// Takes the next step of a connection that is ending, if it can.
+    pub(super) fn finish_closing(&mut self, index: usize, now: Instant) {
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        let Some(since) = connection.closing else {
+            return;
+        };
+        if !connection.qp_destroyed {
+            if connection.in_flight > 0 {
+                if now.saturating_duration_since(since) < DRAIN_LIMIT {
+                    return;
+                }
+                tracing::warn!(
+                    key = ?connection.key,
+                    in_flight = connection.in_flight,
+                    "the adapter did not give all work of a queue pair back in time"
+                );
+            }
+            connection.qp_destroyed = true;
+            let (port, qp) = (connection.port, connection.qp);
+            self.ports[port].nic.destroy_qp(qp);
+            self.connections.by_qp[port].remove(&qp);
+            // With the queue pair gone the adapter touches no buffer of it.
+            let requests = &self.requests;
+            self.placed[port].retain(|slot| requests[*slot].conn != index);
+            for slot in &mut self.flushing[port] {
+                if self.requests.get(*slot).is_some_and(|r| r.conn == index) {
+                    *slot = GONE;
+                }
+            }
+            for slot in 0..self.requests.len() {
+                let request = &self.requests[slot];
+                let with_nic = matches!(
+                    request.state,
+                    State::Fetching | State::Flushing | State::Responding
+                );
+                if request.conn == index && with_nic {
+                    self.abandon(slot, now);
+                }
+            }
+        }
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        if connection.in_use > 0 {
+            return;
+        }
+        let (port, key, slots) = (connection.port, connection.key, slots_for(connection.depth));
+        self.connections.table[index] = None;
+        self.connections.by_key.remove(&key);
+        self.connections.promised[port] -= slots;
+        self.connections.closing -= 1;
+    }
+
+    /// What is due by time: keep-alive, events for held commands, ends of
+    /// connections.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.connections.deadline.is_none_or(|at| now < at) {
+            return;
+        }
+        let mut next = None;
+        for index in self.connections.indices() {
+            self.finish_closing(index, now);
+            let Some(connection) = self.connections.get(index) else {
+                continue;
+            };
+            if let Some(since) = connection.closing {
+                next = earlier(next, Some(since + DRAIN_LIMIT));
+                continue;
+            }
+            if let Some(reason) = connection.session.tick(now) {
+                tracing::warn!(key = ?connection.key, %reason, "connection ended");
+                self.close(index, now);
+                next = Some(now);
+                continue;
+            }
+            next = earlier(next, connection.session.deadline());
+            self.answer_held(index, now);
+        }
+        self.connections.deadline = next;
+    }
+
+    /// Posts what the round has gathered, one list a queue pair.
+    pub(super) fn post_sends(&mut self) {
+        while let Some(index) = self.connections.dirty.pop() {
+            let Some(connection) = self.connections.get(index) else {
+                continue;
+            };
+            let (port, qp) = (connection.port, connection.qp);
+            let outcome = self.ports[port].nic.post_send(qp, &connection.outbox);
+            let signaled = connection.outbox.iter().filter(|wr| wr.signaled).count();
+            connection.outbox.clear();
+            if let Err(error) = outcome {
+                // Nothing of the list was taken, so nothing of it comes back.
+                tracing::warn!(key = ?connection.key, %error, "work was refused");
+                connection.in_flight -= signaled;
+                self.close(index, Instant::now());
+            }
+        }
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,98 @@
+//! Memory for what travels between hosts and the target: commands, responses
+//! and the data of Fabrics and admin commands. Host memory, and no payload.
+
+use sidelane_nvme::spec::{Cqe, Sqe};
+use sidelane_p2p::{DmaError, DmaSpace, OutOfRange, Region};
+use sidelane_transport::nic::{MemoryRegion, RecvWr, Sge};
+use zerocopy::IntoBytes;
+
+/// Bytes of a command, and so the least that a capsule has.
+pub const SQE_BYTES: usize = 64;
+/// Bytes of a response.
+pub const CQE_BYTES: usize = 16;
+
+/// Layout: for each slot a receive buffer (command and in-capsule data), then
+/// for each slot a response.
+#[derive(Debug)]
+pub struct Messages {
+    region: Region,
+    slots: usize,
+    capsule_stride: usize,
+    capsule_bytes: usize,
+}
+
+impl Messages {
+    /// Memory for `slots` commands with up to `in_capsule` bytes of data each.
+    ///
+    /// # Errors
+    /// When memory runs out or cannot be mapped.
+    pub fn new(space: &dyn DmaSpace, slots: usize, in_capsule: usize) -> Result<Self, DmaError> {
+        let capsule_bytes = SQE_BYTES + in_capsule;
+        let capsule_stride = capsule_bytes.next_multiple_of(SQE_BYTES);
+        let region = space.host_region(
+            "commands and responses",
+            slots * (capsule_stride + CQE_BYTES),
+        )?;
+        Ok(Self {
+            region,
+            slots,
+            capsule_stride,
+            capsule_bytes,
+        })
+    }
+
+    /// The region, for registration and for commands that take their data
+    /// straight from the capsule.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The receive work request of a slot, numbered like the slot.
+    pub fn recv(&self, slot: usize, memory: &MemoryRegion) -> RecvWr {
+        let offset = (slot * self.capsule_stride) as u64;
+        RecvWr {
+            wr_id: slot as u64,
+            sge: Sge {
+                addr: memory.base + offset,
+                len: self.capsule_bytes as u32,
+                lkey: memory.lkey,
+            },
+        }
+    }
+
+    /// The command in a slot.
+    ///
+    /// # Errors
+    /// When there is no such slot.
+    pub fn command(&self, slot: usize) -> Result<Sqe, OutOfRange> {
+        let mut sqe = Sqe::default();
+        self.region
+            .view()
+            .read(slot * self.capsule_stride, sqe.as_mut_bytes())?;
+        Ok(sqe)
+    }
+
+    /// Where byte `offset` of a slot's in-capsule data lies in the region.
+    pub fn capsule_data(&self, slot: usize, offset: usize) -> usize {
+        slot * self.capsule_stride + SQE_BYTES + offset
+    }
+
+    /// Puts a response into its slot and names it for sending.
+    ///
+    /// # Errors
+    /// When there is no such slot.
+    pub fn respond(
+        &self,
+        slot: usize,
+        cqe: &Cqe,
+        memory: &MemoryRegion,
+    ) -> Result<Sge, OutOfRange> {
+        let offset = self.slots * self.capsule_stride + slot * CQE_BYTES;
+        self.region.view().write(offset, cqe.as_bytes())?;
+        Ok(Sge {
+            addr: memory.base + offset as u64,
+            len: CQE_BYTES as u32,
+            lkey: memory.lkey,
+        })
+    }
+}

@@ -1,0 +1,570 @@
+//! The way of a command: the one place that moves requests between states.
+//!
+//! ```text
+//! write  received -> [waiting-buffer] -> fetching -> [flushing] -> executing -> responding
+//! read   received -> [waiting-buffer] -> executing -> responding (data, then response)
+//! other  received -> executing | held -> responding
+//! ```
+
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+use sidelane_nvme::spec::{Sqe, Status};
+use sidelane_p2p::pool::{AllocError, PoolBuf};
+use sidelane_p2p::provider::PathReason;
+use sidelane_transport::nic::{
+    Completion as Wc, Flush, MemoryRegion, RemoteMemory, SendOp, SendWr, Sge, WcStatus,
+};
+use sidelane_transport::nvmf::{self, HostData};
+
+use super::connections::GONE;
+use super::messages::SQE_BYTES;
+use super::request::{Permit, Purpose, Request, State};
+use super::{CONTROL_POOL, Reactor};
+use crate::backend::Blocks;
+use crate::session::{Completion, IoOp, IoRequest, Step, dsm_ranges};
+
+/// Marks the work request of which only failure makes a completion: the data of
+/// a read, with the response behind it.
+const UNSIGNALED: u64 = 1 << 63;
+
+impl Reactor {
+    /// A message arrived in a slot.
+    pub(super) fn received(&mut self, port: usize, wc: &Wc, now: Instant) {
+        let Ok(slot) = usize::try_from(wc.wr_id) else {
+            return;
+        };
+        if slot >= self.requests.len() {
+            return;
+        }
+        let connection = self.connections.by_qp(port, wc.qp);
+        let open = connection.filter(|index| {
+            self.connections
+                .get(*index)
+                .is_some_and(|c| c.closing.is_none())
+        });
+        let Some(index) = open.filter(|_| wc.status == WcStatus::Success) else {
+            // The connection has ended; only its buffer counts.
+            self.repost(slot, now);
+            return;
+        };
+        self.counters.commands.add(1);
+        self.requests[slot] = Request {
+            conn: index,
+            received: wc.len,
+            permit: Some(Permit::new(&self.unspent)),
+            ..Request::empty()
+        };
+        self.enter(slot, State::Received);
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        connection.in_use += 1;
+        if (wc.len as usize) < SQE_BYTES {
+            tracing::warn!(key = ?connection.key, len = wc.len, "connection ended: a capsule shorter than a command");
+            self.close(index, now);
+            return;
+        }
+        let local = slot - self.ports[port].first_slot;
+        match self.ports[port].messages.command(local) {
+            Ok(sqe) => self.dispatch(slot, sqe, now),
+            Err(error) => {
+                tracing::error!(%error, "a receive buffer outside its memory");
+                self.close(index, now);
+            }
+        }
+    }
+
+    /// Hands a command to its session and does what that says.
+    fn dispatch(&mut self, slot: usize, sqe: Sqe, now: Instant) {
+        let request = &mut self.requests[slot];
+        request.sqe = sqe;
+        let in_capsule = (request.received as usize).saturating_sub(SQE_BYTES);
+        let host_len = match nvmf::data_pointer(&sqe, in_capsule) {
+            Ok(host) => {
+                let len = host.len();
+                request.host = host;
+                Ok(len)
+            }
+            // It counts only if the command moves data; the session knows.
+            Err(error) => Err(error.status()),
+        };
+        let index = request.conn;
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        let step = connection.session.command(&sqe, host_len, now);
+        self.step(slot, step, now);
+        self.answer_held(index, now);
+    }
+
+    fn step(&mut self, slot: usize, step: Step, now: Instant) {
+        match step {
+            Step::Io(io) => self.start_io(slot, io, now),
+            Step::Fetch { len } => {
+                self.requests[slot].purpose = Purpose::Control;
+                if let HostData::InCapsule { .. } = self.requests[slot].host {
+                    self.fetched(slot, now);
+                } else {
+                    self.want_buffer(slot, CONTROL_POOL, len as usize, now);
+                }
+            }
+            Step::Reply { data, completion } => {
+                self.requests[slot].completion = completion;
+                let len = data.len();
+                self.requests[slot].reply = Some(data);
+                self.want_buffer(slot, CONTROL_POOL, len, now);
+            }
+            Step::Complete(completion) => self.respond(slot, completion, now),
+            Step::Held => self.enter(slot, State::Held),
+            Step::CompleteAndClose(completion, reason) => {
+                self.requests[slot].then_close = Some(reason);
+                self.respond(slot, completion, now);
+            }
+            Step::Close(reason) => {
+                let index = self.requests[slot].conn;
+                if let Some(connection) = self.connections.get(index) {
+                    tracing::warn!(key = ?connection.key, %reason, "connection ended");
+                }
+                self.close(index, now);
+            }
+        }
+    }
+
+    fn start_io(&mut self, slot: usize, io: IoRequest, now: Instant) {
+        let Some(queued) = self.namespaces.get(io.backend) else {
+            self.respond(slot, Completion::of(Status::INTERNAL_ERROR), now);
+            return;
+        };
+        let namespace = &queued.namespace;
+        let request = &mut self.requests[slot];
+        request.purpose = Purpose::Payload;
+        let bytes = io.bytes as usize;
+        let way = match io.op {
+            IoOp::Read => Some(namespace.reads),
+            IoOp::Write => Some(namespace.writes),
+            IoOp::Flush | IoOp::WriteZeroes { .. } | IoOp::Deallocate { .. } => None,
+        };
+        let in_capsule = matches!(request.host, HostData::InCapsule { .. });
+        let allowed = namespace.in_capsule;
+        request.io = Some(io);
+        match way {
+            // All its ranges were empty: there is nothing to do, and that is done.
+            None if matches!(io.op, IoOp::Deallocate { .. }) && request.ranges.is_empty() => {
+                self.respond(slot, Completion::OK, now);
+            }
+            None => self.execute(slot, now),
+            Some(_) if in_capsule && allowed => {
+                request.path = PathReason::InCapsule;
+                self.execute(slot, now);
+            }
+            // Data in a capsule is in host memory, which `require` rules out;
+            // IOCCSZ told the host so.
+            Some(_) if in_capsule => {
+                self.respond(
+                    slot,
+                    Completion::of(Status::SGL_TYPE_INVALID.with_dnr(true)),
+                    now,
+                );
+            }
+            Some(way) => {
+                request.path = way.path;
+                self.want_buffer(slot, way.pool, bytes, now);
+            }
+        }
+    }
+
+    /// Takes a buffer now if nobody waits, else queues for one.
+    fn want_buffer(&mut self, slot: usize, pool: usize, len: usize, now: Instant) {
+        let index = self.requests[slot].conn;
+        self.requests[slot].pool = pool;
+        let waited = &mut self.pools[pool];
+        if waited.admission.is_empty() {
+            match waited.pool.alloc(len) {
+                Err(AllocError::Exhausted { .. }) => {}
+                outcome => return self.settle(slot, outcome, now),
+            }
+        }
+        self.enter(slot, State::WaitingBuffer);
+        if let Some(counters) = pool
+            .checked_sub(1)
+            .and_then(|at| self.counters.pools.get(at))
+        {
+            counters.waits.add(1);
+        }
+        self.pools[pool].admission.push(index, slot);
+    }
+
+    /// Gives buffers that came back to those who wait, in turn.
+    pub(super) fn admit(&mut self, now: Instant) {
+        for pool in 0..self.pools.len() {
+            while let Some(slot) = self.pools[pool].admission.front() {
+                let request = &self.requests[slot];
+                let len = match (&request.reply, &request.io) {
+                    (Some(reply), _) => reply.len(),
+                    (None, Some(io)) => io.bytes as usize,
+                    (None, None) => request.host.len() as usize,
+                };
+                match self.pools[pool].pool.alloc(len) {
+                    Err(AllocError::Exhausted { .. }) => break,
+                    outcome => {
+                        // Taken out first: what follows may end the connection,
+                        // and with it all that waits for it.
+                        self.pools[pool].admission.pop();
+                        self.settle(slot, outcome, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, slot: usize, outcome: Result<PoolBuf, AllocError>, now: Instant) {
+        match outcome {
+            Ok(buffer) => {
+                self.requests[slot].buffer = Some(buffer);
+                self.buffered(slot, now);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a command is too long for its pool");
+                let status = Status::INVALID_FIELD.with_dnr(true);
+                self.respond(slot, Completion::of(status), now);
+            }
+        }
+    }
+
+    /// A request has its buffer.
+    fn buffered(&mut self, slot: usize, now: Instant) {
+        if let Some(reply) = self.requests[slot].reply.take() {
+            self.reply(slot, &reply, now);
+            return;
+        }
+        match self.requests[slot].io.as_ref().map(|io| &io.op) {
+            Some(IoOp::Read) => self.execute(slot, now),
+            _ => self.fetch(slot, now),
+        }
+    }
+
+    fn reply(&mut self, slot: usize, reply: &[u8], now: Instant) {
+        let request = &mut self.requests[slot];
+        let written = request.buffer.as_ref().map(|buffer| buffer.write(0, reply));
+        let completion = match written {
+            Some(Ok(())) => {
+                request.return_bytes = reply.len() as u32;
+                request.completion
+            }
+            _ => Completion::of(Status::INTERNAL_ERROR),
+        };
+        self.respond(slot, completion, now);
+    }
+
+    /// The pieces of a request's buffer and of the host's memory, side by side.
+    fn transfers(&self, slot: usize) -> ArrayVec<(Sge, RemoteMemory), { nvmf::MAX_DESCRIPTORS }> {
+        let mut transfers = ArrayVec::new();
+        let request = &self.requests[slot];
+        let (Some(buffer), Some(memory)) = (&request.buffer, self.memory(slot)) else {
+            return transfers;
+        };
+        let HostData::Keyed(descriptors) = &request.host else {
+            return transfers;
+        };
+        let mut offset = buffer.offset() as u64;
+        let mut left = buffer.len() as u64;
+        for descriptor in descriptors {
+            let len = u64::from(descriptor.len).min(left);
+            if len == 0 {
+                continue;
+            }
+            let sge = Sge {
+                addr: memory.base + offset,
+                len: len as u32,
+                lkey: memory.lkey,
+            };
+            transfers.push((
+                sge,
+                RemoteMemory {
+                    addr: descriptor.addr,
+                    rkey: descriptor.key,
+                },
+            ));
+            offset += len;
+            left -= len;
+        }
+        transfers
+    }
+
+    /// The registration of the pool that a request's buffer is from.
+    fn memory(&self, slot: usize) -> Option<MemoryRegion> {
+        let request = &self.requests[slot];
+        let port = &self.ports[self.port_of(slot)];
+        port.pool_memory.get(request.pool).copied()
+    }
+
+    pub(super) fn port_of(&self, slot: usize) -> usize {
+        slot / (self.requests.len() / self.ports.len())
+    }
+
+    fn fetch(&mut self, slot: usize, now: Instant) {
+        self.enter(slot, State::Fetching);
+        let transfers = self.transfers(slot);
+        let index = self.requests[slot].conn;
+        let Some(last) = transfers.len().checked_sub(1) else {
+            self.respond(slot, Completion::of(Status::DATA_SGL_LENGTH_INVALID), now);
+            return;
+        };
+        for (at, (sge, remote)) in transfers.into_iter().enumerate() {
+            let signaled = at == last;
+            let wr = work(slot, SendOp::Read(remote), Some(sge), signaled);
+            self.connections.send(index, wr);
+        }
+    }
+
+    /// A send work request came back.
+    pub(super) fn sent(&mut self, port: usize, wc: &Wc, now: Instant) {
+        let Some(index) = self.connections.by_qp(port, wc.qp) else {
+            return;
+        };
+        let signaled = wc.wr_id & UNSIGNALED == 0;
+        let slot = (wc.wr_id & !UNSIGNALED) as usize;
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        connection.in_flight -= usize::from(signaled && connection.in_flight > 0);
+        let closing = connection.closing.is_some();
+        if wc.status != WcStatus::Success {
+            if !closing {
+                tracing::warn!(key = ?connection.key, status = ?wc.status, op = ?wc.op, "connection ended: its queue pair failed");
+                self.close(index, now);
+            }
+            self.finish_closing(index, now);
+            return;
+        }
+        if !signaled {
+            return;
+        }
+        match self.requests.get(slot).map(|request| request.state) {
+            Some(State::Responding) => {
+                let then_close = self.requests[slot].then_close;
+                self.release(slot, now);
+                if let Some(reason) = then_close {
+                    tracing::debug!(index, %reason, "connection ended");
+                    self.close(index, now);
+                }
+            }
+            // The buffer stays until the queue pair is gone.
+            Some(State::Fetching) if closing => {}
+            Some(State::Fetching) => {
+                if self.requests[slot].purpose == Purpose::Payload
+                    && self.requests[slot].path == PathReason::Peer
+                {
+                    self.placed[port].push(slot);
+                } else {
+                    self.fetched(slot, now);
+                }
+            }
+            _ => tracing::error!(slot, "a completion for a request that waits for none"),
+        }
+        if closing {
+            self.finish_closing(index, now);
+        }
+    }
+
+    /// The flush rule: what this round's completions placed in peer memory is
+    /// made visible to other devices, once for all of it, before any SSD hears
+    /// of it.
+    pub(super) fn flush_placed(&mut self, port: usize, now: Instant) {
+        let Some(last) = self.placed[port].last().copied() else {
+            return;
+        };
+        let count = self.placed[port].len();
+        self.counters.flush_batches.add(1);
+        self.counters.flushed_commands.add(count as u64);
+        for at in 0..count {
+            let slot = self.placed[port][at];
+            self.enter(slot, State::Flushing);
+        }
+        let sge = self.transfers(last).last().map(|(sge, _)| *sge);
+        let outcome = sge.map(|sge| {
+            let tail = Sge {
+                addr: sge.addr + u64::from(sge.len) - 1,
+                len: 1,
+                ..sge
+            };
+            self.ports[port].nic.post_flush(tail, count as u64)
+        });
+        let mut placed = std::mem::take(&mut self.placed[port]);
+        match outcome {
+            Some(Ok(Flush::Done)) => {
+                for slot in placed.drain(..) {
+                    self.fetched(slot, now);
+                }
+            }
+            Some(Ok(Flush::Pending)) => self.flushing[port].extend(placed.drain(..)),
+            Some(Err(_)) | None => {
+                for slot in placed.drain(..) {
+                    self.respond(slot, Completion::of(Status::DATA_TRANSFER_ERROR), now);
+                }
+            }
+        }
+        self.placed[port] = placed;
+    }
+
+    /// The adapter says that the oldest batch of `count` placements is visible.
+    pub(super) fn flushed(&mut self, port: usize, wc: &Wc, now: Instant) {
+        for _ in 0..wc.wr_id {
+            let Some(slot) = self.flushing[port].pop_front() else {
+                return;
+            };
+            if slot == GONE {
+                continue;
+            }
+            if wc.status == WcStatus::Success {
+                self.fetched(slot, now);
+            } else {
+                self.respond(slot, Completion::of(Status::DATA_TRANSFER_ERROR), now);
+            }
+        }
+    }
+
+    /// A request's data is there: in its buffer, or in its capsule.
+    fn fetched(&mut self, slot: usize, now: Instant) {
+        let request = &self.requests[slot];
+        if request.purpose == Purpose::Payload {
+            self.execute(slot, now);
+            return;
+        }
+        // Data of Fabrics and admin commands: rare, small, and not payload.
+        let mut data = vec![0; request.host.len() as usize];
+        let read = match (&request.buffer, &request.host) {
+            (Some(buffer), _) => buffer.read(0, &mut data),
+            (None, HostData::InCapsule { offset, .. }) => {
+                let port = &self.ports[self.port_of(slot)];
+                let at = port
+                    .messages
+                    .capsule_data(slot - port.first_slot, *offset as usize);
+                port.messages.region().view().read(at, &mut data)
+            }
+            (None, _) => Ok(()),
+        };
+        if read.is_err() {
+            self.respond(slot, Completion::of(Status::INTERNAL_ERROR), now);
+            return;
+        }
+        let (sqe, index) = (request.sqe, request.conn);
+        self.requests[slot].buffer = None;
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        let step = connection.session.data(&sqe, &data, now);
+        if let Step::Io(IoRequest {
+            op: IoOp::Deallocate { .. },
+            ..
+        }) = step
+        {
+            let blocks = dsm_ranges(&data).map(|range| Blocks {
+                slba: range.slba,
+                count: range.blocks,
+            });
+            self.requests[slot].ranges = blocks.collect();
+        }
+        self.step(slot, step, now);
+        self.answer_held(index, now);
+    }
+
+    /// Answers commands that were held until now (AER).
+    pub(super) fn answer_held(&mut self, index: usize, now: Instant) {
+        while let Some((cid, completion)) = self
+            .connections
+            .get(index)
+            .and_then(|connection| connection.session.poll_async())
+        {
+            let held = self.requests.iter().position(|request| {
+                request.conn == index && request.state == State::Held && request.sqe.cid() == cid
+            });
+            match held {
+                Some(slot) => self.respond(slot, completion, now),
+                None => tracing::error!(cid, "a session answers what it does not hold"),
+            }
+        }
+    }
+
+    /// Answers a command: its data first, the response behind it, both in order
+    /// on one queue pair.
+    pub(super) fn respond(&mut self, slot: usize, completion: Completion, now: Instant) {
+        let port = self.port_of(slot);
+        let request = &mut self.requests[slot];
+        let (index, cid) = (request.conn, request.sqe.cid());
+        let returns = completion.status.is_success() && request.return_bytes > 0;
+        if let Some(permit) = request.permit.take() {
+            permit.spend();
+        }
+        let invalidate = request.host.invalidate();
+        self.enter(slot, State::Responding);
+        let transfers = if returns {
+            self.transfers(slot)
+        } else {
+            ArrayVec::new()
+        };
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        let cqe = connection.session.completed(cid, completion);
+        let ports = &self.ports[port];
+        let local = slot - ports.first_slot;
+        let Ok(sge) = ports.messages.respond(local, &cqe, &ports.messages_memory) else {
+            self.close(index, now);
+            return;
+        };
+        for (data, remote) in transfers {
+            self.connections
+                .send(index, work(slot, SendOp::Write(remote), Some(data), false));
+        }
+        let op = match invalidate {
+            Some(rkey) => SendOp::SendInvalidate { rkey },
+            None => SendOp::Send,
+        };
+        self.connections
+            .send(index, work(slot, op, Some(sge), true));
+    }
+
+    /// Ends a request whose connection is gone; there is nobody to answer.
+    pub(super) fn abandon(&mut self, slot: usize, now: Instant) {
+        if let Some(permit) = self.requests[slot].permit.take() {
+            permit.spend();
+            self.counters.abandoned.add(1);
+        }
+        self.release(slot, now);
+    }
+
+    /// A slot has done its round.
+    fn release(&mut self, slot: usize, now: Instant) {
+        let index = self.requests[slot].conn;
+        if let Some(connection) = self.connections.get(index) {
+            connection.in_use -= 1;
+        }
+        self.requests[slot] = Request::empty();
+        self.repost(slot, now);
+    }
+
+    fn repost(&mut self, slot: usize, now: Instant) {
+        if let Err((nic, error)) = self.post_slot(slot) {
+            // The slot is lost; nothing else is.
+            tracing::error!(nic, %error, ?now, "a receive buffer was refused");
+        }
+    }
+
+    pub(super) fn enter(&mut self, slot: usize, state: State) {
+        self.requests[slot].state = state;
+        self.counters.states[state as usize].add(1);
+        tracing::trace!(slot, ?state, "request");
+    }
+}
+
+fn work(slot: usize, op: SendOp, sge: Option<Sge>, signaled: bool) -> SendWr {
+    let flag = if signaled { 0 } else { UNSIGNALED };
+    SendWr {
+        wr_id: slot as u64 | flag,
+        op,
+        sges: sge.into_iter().collect(),
+        signaled,
+    }
+}

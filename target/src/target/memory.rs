@@ -1,0 +1,298 @@
+//! Memory for payload: what the devices offer, what the namespaces choose of
+//! it, and the pools made of that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use sidelane_config::{Config, Namespace, P2pPolicy, ProviderChoice, ProviderKind};
+use sidelane_p2p::pool::{Pool, PoolSpec};
+use sidelane_p2p::provider::{CmbProvider, HostProvider, Provider};
+use sidelane_p2p::{DmaSpace, PciAddress, Region};
+
+use super::ssds::{Ssds, address};
+use crate::devices::Devices;
+use crate::reactor::DataPath;
+use crate::report::PoolFacts;
+use crate::resolve::{Candidate, Choice, Way, choose};
+
+/// Host memory for payload, where a namespace uses it and no provider of kind
+/// `host` says how much, in bytes over all reactors.
+const HOST_POOL_BYTES: usize = 64 << 20;
+
+/// Longest transfer that is offered: 1 MiB, as a power of two of 4 KiB pages.
+const MDTS: u8 = 8;
+
+/// Memory that a provider has opened.
+struct Opened {
+    candidate: Candidate,
+    region: Region,
+    /// Bytes of it that may be used.
+    limit: usize,
+}
+
+/// The memory of a namespace.
+pub(super) struct Chosen {
+    pub(super) reads: DataPath,
+    pub(super) writes: DataPath,
+    /// Names of the peer memory in use, if any.
+    pub(super) provider: Option<String>,
+    pub(super) reason: String,
+    /// Longest transfer that its pools hand out, as MDTS says it.
+    pub(super) mdts: u8,
+}
+
+/// The pools, and what each namespace uses of them.
+pub(super) struct Memory {
+    /// By reactor, then by pool.
+    pub(super) shares: Vec<Vec<PoolSpec>>,
+    pub(super) facts: Vec<PoolFacts>,
+    /// In the order of the configuration's namespaces.
+    pub(super) chosen: Vec<Chosen>,
+}
+
+/// Opens the providers, chooses for every namespace, and makes the pools.
+///
+/// # Errors
+/// When a provider cannot be opened or a policy cannot be met.
+pub(super) fn plan<D: Devices>(
+    config: &Config,
+    devices: &D,
+    ssds: &Ssds<D::Backing>,
+    space: &Arc<dyn DmaSpace>,
+) -> anyhow::Result<Memory> {
+    let opened = open_all(config, ssds, space)?;
+    let candidates: Vec<_> = opened
+        .iter()
+        .map(|opened| opened.candidate.clone())
+        .collect();
+    let mut pools = Pools::default();
+    let mut choices = Vec::new();
+    for subsystem in &config.subsystems {
+        for namespace in &subsystem.namespaces {
+            let ssd = namespace.backend.device().map(address).transpose()?;
+            let judge = |memory, clients: &[PciAddress]| devices.verdict(memory, clients);
+            let choice = choose(namespace.p2p, &namespace.provider, ssd, &candidates, judge)
+                .with_context(|| format!("{} nsid {}", subsystem.nqn, namespace.nsid))?;
+            let reads = pools.number(choice.reads);
+            let writes = pools.number(choice.writes);
+            choices.push((choice, reads, writes));
+        }
+    }
+    let reactors = config.target.cores.len();
+    let (mut facts, mut specs, mut mdts) = (Vec::new(), Vec::new(), Vec::new());
+    for candidate in &pools.order {
+        let (spec, fact) = match candidate.and_then(|at| opened.get(at)) {
+            Some(opened) => of_provider(opened),
+            None => of_host(space)?,
+        };
+        let shares = spec.split(reactors);
+        mdts.push(longest_transfer(&shares, &fact)?);
+        facts.push(fact);
+        specs.push(shares);
+    }
+    let shares = (0..reactors)
+        .map(|reactor| {
+            specs
+                .iter()
+                .filter_map(|shares| shares.get(reactor).cloned())
+                .collect()
+        })
+        .collect();
+    let chosen = choices
+        .into_iter()
+        .map(|(choice, reads, writes)| chosen(&choice, reads, writes, &facts, &mdts))
+        .collect();
+    Ok(Memory {
+        shares,
+        facts,
+        chosen,
+    })
+}
+
+fn chosen(
+    choice: &Choice,
+    reads: usize,
+    writes: usize,
+    facts: &[PoolFacts],
+    mdts: &[u8],
+) -> Chosen {
+    let mut names: Vec<_> = [reads, writes]
+        .iter()
+        .filter_map(|at| facts.get(*at))
+        .filter(|fact| fact.peer)
+        .collect();
+    names.dedup_by_key(|fact| &fact.provider);
+    let names: Vec<_> = names.iter().map(|fact| fact.provider.as_str()).collect();
+    let limit = |at: usize| mdts.get(at).copied().unwrap_or(MDTS);
+    Chosen {
+        reads: DataPath {
+            pool: reads + 1,
+            path: choice.reads.path,
+        },
+        writes: DataPath {
+            pool: writes + 1,
+            path: choice.writes.path,
+        },
+        provider: (!names.is_empty()).then(|| names.join(", ")),
+        reason: choice.reason.clone(),
+        mdts: limit(reads).min(limit(writes)),
+    }
+}
+
+/// Pools in the order in which they were first needed.
+#[derive(Default)]
+struct Pools {
+    /// The candidate of each, `None` for plain host memory.
+    order: Vec<Option<usize>>,
+    numbers: BTreeMap<Option<usize>, usize>,
+}
+
+impl Pools {
+    fn number(&mut self, way: Way) -> usize {
+        *self.numbers.entry(way.candidate).or_insert_with(|| {
+            self.order.push(way.candidate);
+            self.order.len() - 1
+        })
+    }
+}
+
+fn of_provider(opened: &Opened) -> (PoolSpec, PoolFacts) {
+    let mut spec = PoolSpec::new(opened.region.clone());
+    spec.range.end = spec.range.end.min(opened.limit);
+    let facts = facts(
+        opened.candidate.name.clone(),
+        &opened.region,
+        spec.range.len(),
+    );
+    (spec, facts)
+}
+
+fn of_host(space: &Arc<dyn DmaSpace>) -> anyhow::Result<(PoolSpec, PoolFacts)> {
+    let region = space.host_region("payload in host memory", HOST_POOL_BYTES)?;
+    let facts = facts("host".to_owned(), &region, region.len());
+    Ok((PoolSpec::new(region), facts))
+}
+
+fn facts(provider: String, region: &Region, bytes: usize) -> PoolFacts {
+    PoolFacts {
+        provider,
+        region: region.name().to_owned(),
+        peer: region.is_peer(),
+        address: region.iova(),
+        bytes: bytes as u64,
+    }
+}
+
+/// The longest transfer that every reactor's share can hold, as a power of two
+/// of pages.
+fn longest_transfer(shares: &[PoolSpec], facts: &PoolFacts) -> anyhow::Result<u8> {
+    let mut mdts = MDTS;
+    for share in shares {
+        let pool = Pool::new(share.clone()).with_context(|| {
+            format!(
+                "{} is too small to be shared by {} reactors; use fewer cores or a larger size",
+                facts.region,
+                shares.len()
+            )
+        })?;
+        while mdts > 0 && pool.max_len() < 4096 << mdts {
+            mdts -= 1;
+        }
+    }
+    if mdts == 0 {
+        bail!(
+            "{} gives each reactor less than two pages; use fewer cores or a larger size",
+            facts.region
+        );
+    }
+    if mdts < MDTS {
+        tracing::warn!(
+            "{} has {} bytes for {} reactors, so hosts may transfer at most {} KiB at a time",
+            facts.region,
+            facts.bytes,
+            shares.len(),
+            4 << mdts
+        );
+    }
+    Ok(mdts)
+}
+
+/// The configured providers, then the memory of SSDs whose namespaces choose
+/// by themselves.
+fn open_all<B: sidelane_nvme::Backing>(
+    config: &Config,
+    ssds: &Ssds<B>,
+    space: &Arc<dyn DmaSpace>,
+) -> anyhow::Result<Vec<Opened>> {
+    let mut opened = Vec::new();
+    for provider in &config.providers {
+        let limit = provider
+            .size()
+            .map_or(usize::MAX, |size| size.bytes() as usize);
+        let one = match &provider.kind {
+            ProviderKind::Host { size } => {
+                let host = HostProvider::new(Arc::clone(space), size.bytes() as usize);
+                open(provider.id.clone(), &host, limit)
+            }
+            ProviderKind::Cmb { device, .. } => {
+                let address = address(device)?;
+                let cmb = cmb(ssds, address)?.with_context(|| {
+                    format!("SSD {address} has no controller memory buffer; remove this provider, or name an SSD that has one")
+                });
+                cmb.and_then(|cmb| open(provider.id.clone(), &cmb, limit))
+            }
+        };
+        opened.push(one.with_context(|| format!("provider {}", provider.id))?);
+    }
+    let chooses = |namespace: &&Namespace| {
+        namespace.p2p != P2pPolicy::Off && namespace.provider == ProviderChoice::Auto
+    };
+    let namespaces = config
+        .subsystems
+        .iter()
+        .flat_map(|subsystem| &subsystem.namespaces);
+    for namespace in namespaces.filter(chooses) {
+        let Some(device) = namespace.backend.device() else {
+            continue;
+        };
+        let address = address(device)?;
+        let known = opened.iter().any(|opened: &Opened| {
+            matches!(opened.candidate.placement, sidelane_p2p::Placement::Peer { device, .. } if device == address)
+        });
+        if !known && let Some(cmb) = cmb(ssds, address)? {
+            match open(cmb.name(), &cmb, usize::MAX) {
+                Ok(own) => opened.push(own),
+                // Nobody asked for it by name: another provider may do.
+                Err(error) => tracing::warn!("memory of SSD {address} is not used: {error:#}"),
+            }
+        }
+    }
+    Ok(opened)
+}
+
+fn cmb<B: sidelane_nvme::Backing>(
+    ssds: &Ssds<B>,
+    address: PciAddress,
+) -> anyhow::Result<Option<CmbProvider>> {
+    let Some(controller) = ssds.get(&address) else {
+        return Ok(None);
+    };
+    let window = controller.enable_cmb()?;
+    let backing = Arc::clone(controller.backing());
+    Ok(window.map(|window| CmbProvider::new(backing, window)))
+}
+
+fn open(name: String, provider: &dyn Provider, limit: usize) -> anyhow::Result<Opened> {
+    let offer = provider.open()?;
+    let candidate = Candidate {
+        name,
+        placement: offer.region.placement(),
+        own_use: offer.own_use,
+    };
+    Ok(Opened {
+        candidate,
+        region: offer.region,
+        limit,
+    })
+}

@@ -1,0 +1,422 @@
+//! A running target: made from a configuration and devices, until it is stopped.
+//!
+//! Started bottom up: SSDs (`ssds`), memory (`memory`), what hosts see
+//! (`offer`), reactors, then the control plane, so that a host that can connect
+//! finds everything there. Stopped the other way round.
+
+mod journal;
+mod memory;
+mod offer;
+mod ssds;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use sidelane_config::{Backend as Storage, Config};
+use sidelane_nvme::Backing;
+use sidelane_transport::cm::ConnectionManager;
+use sidelane_transport::nic::Nic;
+use sidelane_transport::soft;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+
+use self::journal::Journal;
+use self::memory::{Chosen, Memory};
+use self::offer::HealthOf;
+use self::ssds::{QUEUE_DEPTH, Ssds};
+use crate::backend::{Backend, NullBackend, NvmeBackend};
+use crate::control::{ApiSocket, ConnectionService};
+use crate::devices::Devices;
+use crate::reactor::{FromReactor, Namespace, ReactorHandle, ReactorSpec};
+use crate::report::{NamespaceFacts, Reporter};
+use crate::stats::{ListenerReport, ReactorCounters, StatsReport};
+use crate::subsystem::Target as Offered;
+
+/// Commands that one reactor takes from one adapter at a time.
+const SLOTS: usize = 8192;
+
+/// How often the health of SSDs is read.
+const HEALTH_PERIOD: Duration = Duration::from_secs(60);
+
+/// How long hosts have to take note of a disconnection when the target stops.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// What is asked of a target beside its configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Write every command that an SSD is given to this file.
+    pub sqe_journal: Option<PathBuf>,
+}
+
+/// A running target.
+pub struct Target {
+    reactors: Vec<ReactorHandle>,
+    reporter: Arc<Reporter>,
+    /// Dropped to stop the control plane.
+    stop: oneshot::Sender<()>,
+    ended: watch::Receiver<bool>,
+    /// Gives the SSDs back, and how the control plane ended.
+    control: JoinHandle<anyhow::Result<()>>,
+    close_ssds: Box<dyn FnOnce() -> anyhow::Result<()> + Send>,
+}
+
+impl Target {
+    /// Starts a target; when this returns, hosts can connect.
+    ///
+    /// # Errors
+    /// When a device, an address or memory cannot be had, or a policy cannot be
+    /// met: what it is, why, and what to do about it. Nothing stays behind.
+    pub fn start<D: Devices>(
+        config: &Config,
+        devices: D,
+        options: Options,
+    ) -> anyhow::Result<Self> {
+        let journal = options
+            .sqe_journal
+            .as_deref()
+            .map(Journal::create)
+            .transpose()?;
+        let ssds = Arc::new(ssds::open(config, &devices)?);
+        let space = devices.space();
+        let Memory {
+            shares,
+            facts: pools,
+            chosen,
+        } = memory::plan(config, &devices, &ssds, &space)?;
+        let (offered, healths) = offer::make(config, &ssds, &chosen)?;
+        update_health(&ssds, &healths);
+
+        let cores: Vec<_> = config
+            .target
+            .cores
+            .iter()
+            .map(|core| usize::from(*core))
+            .collect();
+        let (mut nics, managers) = open_adapters(config, cores.len())?;
+        let (reports, from_reactors) = unbounded_channel();
+        let mut reactors = Vec::new();
+        for (&core, pools) in cores.iter().zip(shares) {
+            let counters = ReactorCounters::new(core, chosen.len(), pools.len());
+            let in_capsule = config.subsystems.iter().map(|s| s.in_capsule.bytes()).max();
+            let spec = ReactorSpec {
+                core,
+                nics: nics.iter_mut().filter_map(|nics| nics.pop()).collect(),
+                space: Arc::clone(&space),
+                namespaces: namespaces(config, &ssds, &chosen, journal.as_ref())?,
+                pools,
+                slots: SLOTS,
+                in_capsule: in_capsule.unwrap_or(0) as usize,
+                counters,
+                reports: reports.clone(),
+            };
+            let reactor = ReactorHandle::start(spec)
+                .with_context(|| format!("the reactor on core {core}"))?;
+            reactors.push(reactor);
+        }
+
+        let reporter = Arc::new(Reporter {
+            started: Instant::now(),
+            listeners: config.listeners.iter().map(listener_report).collect(),
+            pools,
+            namespaces: namespace_facts(config, &chosen),
+            reactors: reactors
+                .iter()
+                .map(|reactor| Arc::clone(&reactor.counters))
+                .collect(),
+            offered: Arc::clone(&offered),
+        });
+        let (stop, stopped) = oneshot::channel();
+        let (has_ended, ended) = watch::channel(false);
+        let plane = ControlPlane {
+            socket: config.target.control.clone(),
+            managers,
+            mailboxes: reactors
+                .iter()
+                .map(|reactor| reactor.mailbox.clone())
+                .collect(),
+            offered,
+            max_queue_entries: config.target.max_queue_entries,
+            reporter: Arc::clone(&reporter),
+            from_reactors,
+            stopped,
+            refresh: {
+                let ssds = Arc::clone(&ssds);
+                Box::new(move || update_health(&ssds, &healths))
+            },
+        };
+        let (ready, started) = std::sync::mpsc::channel();
+        let control = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let outcome = plane.run(&ready);
+                let _ = has_ended.send(true);
+                outcome
+            })?;
+        let close_ssds = Box::new(move || close(ssds));
+        let target = Self {
+            reactors,
+            reporter,
+            stop,
+            ended,
+            control,
+            close_ssds,
+        };
+        match started.recv() {
+            Ok(()) => Ok(target),
+            // It has ended; stopping says why.
+            Err(_) => match target.stop() {
+                Ok(()) => anyhow::bail!("the control plane ended at once"),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// The statistics at this moment.
+    pub fn stats(&self) -> StatsReport {
+        self.reporter.report()
+    }
+
+    /// What is offered and which way payload goes, a line each.
+    pub fn summary(&self) -> Vec<String> {
+        let report = self.stats();
+        let listeners = report
+            .listeners
+            .iter()
+            .map(|l| format!("listener {}: {} {} port {}", l.id, l.nic, l.address, l.port));
+        let namespaces = report.namespaces.iter().map(|ns| {
+            let memory = match &ns.provider {
+                Some(provider) => format!("peer memory of {provider}"),
+                None => "host memory".to_owned(),
+            };
+            let (nqn, nsid, p2p, reason) = (&ns.nqn, ns.nsid, &ns.p2p, &ns.reason);
+            format!(
+                "{nqn} nsid {nsid} on {}, p2p {p2p}: payload in {memory} ({reason})",
+                ns.backend
+            )
+        });
+        let pools = report.pools.iter().map(|pool| {
+            let kind = if pool.peer { "peer" } else { "host" };
+            let last = pool.address + pool.bytes.saturating_sub(1);
+            format!(
+                "{kind} pool {}: {:#x} to {last:#x}",
+                pool.region, pool.address
+            )
+        });
+        listeners.chain(namespaces).chain(pools).collect()
+    }
+
+    /// Resolves when the control plane has ended by itself, which it should not.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // An error means that the sender is gone, and with it the plane.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Disconnects the hosts, ends the reactors, closes the SSDs.
+    ///
+    /// # Errors
+    /// When an SSD or the control plane did not end in order; all is stopped
+    /// all the same.
+    pub fn stop(self) -> anyhow::Result<()> {
+        let had_hosts = self
+            .reporter
+            .reactors
+            .iter()
+            .any(|r| r.connections.get() > 0);
+        drop(self.reactors);
+        if had_hosts {
+            // The control plane still runs, and tells the hosts.
+            std::thread::sleep(FAREWELL);
+        }
+        drop(self.stop);
+        let control = match self.control.join() {
+            Ok(outcome) => outcome,
+            Err(_) => Err(anyhow::anyhow!("the control plane had panicked")),
+        };
+        (self.close_ssds)().and(control)
+    }
+}
+
+/// What the control thread is given.
+struct ControlPlane {
+    socket: PathBuf,
+    managers: Vec<Box<dyn ConnectionManager>>,
+    mailboxes: Vec<crate::reactor::Mailbox>,
+    offered: Arc<Offered>,
+    max_queue_entries: u16,
+    reporter: Arc<Reporter>,
+    from_reactors: UnboundedReceiver<FromReactor>,
+    stopped: oneshot::Receiver<()>,
+    refresh: Box<dyn Fn() + Send>,
+}
+
+impl ControlPlane {
+    /// Runs until it is stopped; sends to `ready` when hosts can connect.
+    fn run(mut self, ready: &std::sync::mpsc::Sender<()>) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async move {
+            let socket = ApiSocket::bind(&self.socket).await?;
+            let mut connections = ConnectionService::new(
+                self.managers,
+                self.mailboxes,
+                self.offered,
+                self.max_queue_entries,
+            )?;
+            let _ = ready.send(());
+            let mut health = tokio::time::interval(HEALTH_PERIOD);
+            let refresh = async {
+                loop {
+                    health.tick().await;
+                    (self.refresh)();
+                }
+            };
+            tokio::select! {
+                outcome = connections.serve(&mut self.from_reactors) => {
+                    outcome.context("connection management failed")
+                }
+                outcome = socket.serve(self.reporter) => outcome.context("the control API failed"),
+                () = refresh => Ok(()),
+                _ = &mut self.stopped => Ok(()),
+            }
+        })
+    }
+}
+
+/// The adapters by address, each with one part for every reactor, and their
+/// connection managers in the same order, listening.
+type Adapters = (
+    Vec<Vec<Box<dyn Nic + Send>>>,
+    Vec<Box<dyn ConnectionManager>>,
+);
+
+fn open_adapters(config: &Config, reactors: usize) -> anyhow::Result<Adapters> {
+    let mut ports: BTreeMap<IpAddr, Vec<u16>> = BTreeMap::new();
+    for listener in &config.listeners {
+        ports
+            .entry(listener.address)
+            .or_default()
+            .push(listener.port);
+    }
+    let (mut nics, mut managers) = (Vec::new(), Vec::new());
+    for (address, ports) in ports {
+        let (parts, mut manager) = soft::open(address, reactors)?;
+        for port in ports {
+            manager
+                .listen(port)
+                .with_context(|| format!("listening on {address} port {port}"))?;
+        }
+        let mut parts: Vec<_> = parts
+            .into_iter()
+            .map(|part| Box::new(part) as Box<dyn Nic + Send>)
+            .collect();
+        // Taken from the end, first reactor first.
+        parts.reverse();
+        nics.push(parts);
+        managers.push(Box::new(manager) as Box<dyn ConnectionManager>);
+    }
+    Ok((nics, managers))
+}
+
+/// One reactor's namespaces, in the order of the configuration.
+fn namespaces<B: Backing>(
+    config: &Config,
+    ssds: &Ssds<B>,
+    chosen: &[Chosen],
+    journal: Option<&Journal>,
+) -> anyhow::Result<Vec<Namespace>> {
+    let configured = config
+        .subsystems
+        .iter()
+        .flat_map(|subsystem| subsystem.namespaces.iter().map(move |ns| (subsystem, ns)));
+    configured
+        .zip(chosen)
+        .map(|((subsystem, namespace), chosen)| {
+            let backend: Box<dyn Backend> = match &namespace.backend {
+                Storage::Null { .. } => Box::new(NullBackend::new()),
+                Storage::Nvme { device, nsid } => {
+                    let address = ssds::address(device)?;
+                    let controller = ssds.get(&address).context("the SSD is not open")?;
+                    let mut queue = controller.create_io_queue_pair(QUEUE_DEPTH)?;
+                    if let Some(journal) = journal {
+                        queue.set_tap(journal.tap(address));
+                    }
+                    Box::new(NvmeBackend::new(
+                        queue,
+                        *nsid,
+                        controller.max_transfer_bytes(),
+                    ))
+                }
+            };
+            Ok(Namespace {
+                backend,
+                block_bytes: offer::shape(&namespace.backend, ssds)?.block_bytes,
+                reads: chosen.reads,
+                writes: chosen.writes,
+                in_capsule: subsystem.in_capsule.bytes() > 0,
+            })
+        })
+        .collect()
+}
+
+fn namespace_facts(config: &Config, chosen: &[Chosen]) -> Vec<NamespaceFacts> {
+    let configured = config
+        .subsystems
+        .iter()
+        .flat_map(|subsystem| subsystem.namespaces.iter().map(move |ns| (subsystem, ns)));
+    configured
+        .zip(chosen)
+        .map(|((subsystem, namespace), chosen)| NamespaceFacts {
+            nqn: subsystem.nqn.to_string(),
+            nsid: namespace.nsid,
+            backend: match &namespace.backend {
+                Storage::Nvme { device, nsid } => format!("nvme {device} nsid {nsid}"),
+                Storage::Null { size, .. } => format!("null {size}"),
+            },
+            p2p: namespace.p2p.as_str().to_owned(),
+            provider: chosen.provider.clone(),
+            reason: chosen.reason.clone(),
+        })
+        .collect()
+}
+
+fn listener_report(listener: &sidelane_config::Listener) -> ListenerReport {
+    ListenerReport {
+        id: listener.id.clone(),
+        nic: match listener.nic {
+            sidelane_config::NicKind::Soft => "soft".to_owned(),
+        },
+        address: listener.address.to_string(),
+        port: listener.port,
+    }
+}
+
+fn update_health<B: Backing>(ssds: &Ssds<B>, healths: &[HealthOf]) {
+    for (health, devices) in healths {
+        let logs = devices.iter().filter_map(|address| {
+            let log = ssds.get(address)?.smart_log();
+            log.inspect_err(|error| tracing::warn!(%error, "no health of an SSD"))
+                .ok()
+        });
+        health.update(logs.map(|log| *log));
+    }
+}
+
+/// Shuts the SSDs down in order. All queue pairs are gone by now.
+fn close<B: Backing>(ssds: Arc<Ssds<B>>) -> anyhow::Result<()> {
+    let ssds = Arc::into_inner(ssds).context("an SSD is still in use")?;
+    let mut outcome = Ok(());
+    for (address, controller) in ssds {
+        if let Err(error) = controller.shutdown() {
+            outcome =
+                Err(error).with_context(|| format!("SSD {address} was closed, but not in order"));
+        }
+    }
+    outcome
+}
