@@ -156,13 +156,19 @@ impl DmaSpace for Container {
 /// # Errors
 /// As [`Container::open_device`], for what can be known before.
 pub fn openable(address: PciAddress, topology: &Topology) -> Result<(), VfioError> {
-    let function = topology.function(address).ok_or(VfioError::Absent { device: address })?;
+    let function = topology
+        .function(address)
+        .ok_or(VfioError::Absent { device: address })?;
     let group = check(function)?;
     let members = obstacles(function, group, topology);
     if members.is_empty() {
         Ok(())
     } else {
-        Err(VfioError::GroupNotViable { device: address, group, members })
+        Err(VfioError::GroupNotViable {
+            device: address,
+            group,
+            members,
+        })
     }
 }
 

@@ -138,6 +138,27 @@ fn a_group_that_is_not_viable_names_who_is_in_the_way() {
 }
 
 #[rstest::rstest]
+#[case::alone(ssd(), None, "")]
+#[case::with_a_neighbour_under_vfio(ssd(), Some("vfio-pci"), "")]
+#[case::with_a_neighbour_of_the_kernel(ssd(), Some("ixgbe"), "0000:01:00.1 (ixgbe)")]
+#[case::of_the_kernel(Card { driver: Some("nvme"), ..ssd() }, None, "kernel driver `nvme`")]
+#[case::absent(Card { path: "pci0000:00/0000:00:05.0", ..ssd() }, None, "no PCI function")]
+fn what_sysfs_tells_is_known_before_anything_is_opened(
+    #[case] card: Card<'static>,
+    #[case] neighbour: Option<&str>,
+    #[case] obstacle: &str,
+) {
+    let result = openable(at("01:00.0"), &machine(card, neighbour));
+    let text = result
+        .as_ref()
+        .err()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    assert_eq!(result.is_ok(), obstacle.is_empty(), "{text}");
+    assert!(text.contains(obstacle), "{text}");
+}
+
+#[rstest::rstest]
 #[case::group_open_elsewhere("open_group", libc::EBUSY, "fuser -v /dev/vfio/4")]
 #[case::device_open_elsewhere("device", libc::EBUSY, "fuser -v /dev/vfio/4")]
 #[case::no_file("open_group", libc::ENOENT, "modprobe vfio-pci")]
