@@ -14,3 +14,37 @@ pub mod port;
 pub mod psn;
 pub mod socket;
 pub mod wire;
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use self::cm::SoftCm;
+use self::nic::SoftNic;
+use self::port::OpenError;
+
+/// Opens the software adapter of an address: one part for each of `reactors`
+/// reactors, and the connection management that they share.
+///
+/// # Errors
+/// When the address or its UDP port 4791 cannot be had, with the remedy.
+pub fn open(address: IpAddr, reactors: usize) -> Result<(Vec<SoftNic>, SoftCm), OpenError> {
+    let port = port::open(address, reactors)?;
+    // Numbers of queue pairs of an earlier process are not used again soon: a
+    // packet meant for one of those finds nobody.
+    let seed = RandomState::new().hash_one(address) as u32;
+    let mut nics = Vec::with_capacity(reactors);
+    for (reactor, socket) in port.reactors.into_iter().enumerate() {
+        let config = engine::Config {
+            name: format!("soft {address}"),
+            reactors: reactors as u32,
+            reactor: reactor as u32,
+            seed,
+            ..engine::Config::default()
+        };
+        let what = "read the buffer sizes";
+        let nic = SoftNic::new(socket, config);
+        nics.push(nic.map_err(|source| OpenError::Io { address, what, source })?);
+    }
+    let max_rd_atomic = engine::Config::default().max_rd_atomic;
+    Ok((nics, SoftCm::new(port.cm, port.path_mtu, max_rd_atomic)))
+}
