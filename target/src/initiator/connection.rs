@@ -3,16 +3,21 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use sidelane_nvme::spec::{ConnectInvalid, ConnectResult, Cqe, Nqn, Status};
 use sidelane_transport::cm::{CmEvent, ConnError, ConnParams};
 use sidelane_transport::nic::{QpAttrs, QpCaps};
+use sidelane_transport::nvmf::{ConnectAccept, ConnectReject, ConnectRequest};
 use zerocopy::IntoBytes;
 
 use super::error::Refusal;
 use super::host::{Data, Host};
-use super::private_data;
 use super::queue::Queue;
 use super::{HostError, command};
+
+/// Connection management's reason for "the consumer said no" (InfiniBand
+/// Architecture, volume 1, 12.6.7.2).
+const CONSUMER_REJECT: u16 = 28;
 
 impl Host<'_> {
     /// Connects queue `qid` with a submission queue of `entries` entries and
@@ -24,7 +29,7 @@ impl Host<'_> {
         cntlid: u16,
         subnqn: &Nqn,
     ) -> Result<u16, HostError> {
-        let attrs = self.request_connection(qid, entries)?;
+        let attrs = self.request_connection(qid, entries, cntlid)?;
         let queue = &self.queues[usize::from(qid)];
         let now = Instant::now();
         let (qp, conn) = (queue.qp, queue.conn);
@@ -40,9 +45,19 @@ impl Host<'_> {
     }
 
     /// Connection management's part. On success the queue is in the table.
-    fn request_connection(&mut self, qid: u16, entries: u16) -> Result<QpAttrs, HostError> {
+    fn request_connection(
+        &mut self,
+        qid: u16,
+        entries: u16,
+        cntlid: u16,
+    ) -> Result<QpAttrs, HostError> {
         let remote = self.options.remote;
         let now = Instant::now();
+        // The admin queue's Connect is what gives a controller its identifier.
+        let cntlid = if qid == 0 { 0 } else { cntlid };
+        let private_data = ConnectRequest::new(qid, cntlid, entries, entries)
+            .map(|request| Bytes::copy_from_slice(request.as_bytes()))
+            .ok_or_else(|| HostError::Options("a queue of no entries".to_owned()))?;
         let caps = QpCaps {
             max_send_wr: u32::from(entries),
         };
@@ -51,10 +66,7 @@ impl Host<'_> {
             .nic
             .create_qp(caps)
             .map_err(HostError::nic("make a queue pair"))?;
-        let params = ConnParams {
-            qp,
-            private_data: private_data::request(qid, entries),
-        };
+        let params = ConnParams { qp, private_data };
         let conn = match self.endpoint.cm.connect(remote, params, now) {
             Ok(conn) => conn,
             Err(source) => {
@@ -69,7 +81,6 @@ impl Host<'_> {
         self.verdict = None;
         let verdict = self.await_verdict();
         self.connecting = None;
-        let refused = |why| HostError::Refused { remote, qid, why };
         let error = match verdict {
             Ok(CmEvent::Accepted {
                 attrs,
@@ -77,33 +88,21 @@ impl Host<'_> {
                 ..
             }) => {
                 let mut queue = Queue::new(qid, qp, conn, entries);
-                let answer = private_data::accepted(&private_data);
-                if let Ok(receives) = answer {
-                    queue.limit(receives);
+                let accept = ConnectAccept::parse(&private_data);
+                if let Some(accept) = accept {
+                    queue.limit(accept.receive_queue_entries());
                 }
                 self.queues.push(queue);
-                return match answer {
-                    Ok(_) => Ok(attrs),
-                    Err(what) => Err(HostError::protocol(qid, what)),
-                };
+                let unknown = "it accepted with private data that the host cannot read";
+                return accept
+                    .map(|_| attrs)
+                    .ok_or_else(|| HostError::protocol(qid, unknown));
             }
-            Ok(CmEvent::Failed {
-                error:
-                    ConnError::Rejected {
-                        reason,
-                        text,
-                        private_data,
-                    },
-                ..
-            }) => refused(match private_data::rejected(&private_data) {
-                Some(status) if reason == private_data::CONSUMER_REJECT => Refusal::Nvme(status),
-                _ => Refusal::Connection(ConnError::Rejected {
-                    reason,
-                    text,
-                    private_data,
-                }),
-            }),
-            Ok(CmEvent::Failed { error, .. }) => refused(Refusal::Connection(error)),
+            Ok(CmEvent::Failed { error, .. }) => HostError::Refused {
+                remote,
+                qid,
+                why: refusal(error),
+            },
             Ok(_) => HostError::Disconnected { qid },
             Err(error) => {
                 // It may be gone already: there is nothing left to end then.
@@ -173,4 +172,17 @@ impl Host<'_> {
             None
         }
     }
+}
+
+fn refusal(error: ConnError) -> Refusal {
+    if let ConnError::Rejected {
+        reason: CONSUMER_REJECT,
+        private_data,
+        ..
+    } = &error
+        && let Some(reject) = ConnectReject::parse(private_data)
+    {
+        return Refusal::Nvme(reject.status());
+    }
+    Refusal::Connection(error)
 }

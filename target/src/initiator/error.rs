@@ -9,6 +9,7 @@ use sidelane_nvme::spec::Status;
 use sidelane_p2p::{DmaError, OutOfRange};
 use sidelane_transport::cm::{CmError, ConnError};
 use sidelane_transport::nic::{NicError, RegisterError, WcOp, WcStatus};
+use sidelane_transport::nvmf::RejectStatus;
 
 /// Why the initiator could not go on. After one of these, the association is
 /// of no more use than to be disconnected.
@@ -159,7 +160,7 @@ impl fmt::Display for Hint<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The target's NVMe layer gave a status in the private data of its REJ.
-    Nvme(u16),
+    Nvme(RejectStatus),
     /// Connection management's own reason.
     Connection(ConnError),
 }
@@ -167,13 +168,7 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nvme(status) => {
-                write!(
-                    f,
-                    "{} (RDMA transport status {status:#06x})",
-                    rdma_status_words(*status)
-                )
-            }
+            Self::Nvme(status) => write!(f, "{status}"),
             Self::Connection(ConnError::Timeout(at)) => write!(
                 f,
                 "no answer from {at}; is the target running, does it listen on this address, and \
@@ -187,23 +182,6 @@ impl fmt::Display for Refusal {
             }
             Self::Connection(error) => write!(f, "{error}"),
         }
-    }
-}
-
-/// The status codes that a target puts into the private data of a REJ
-/// (RDMA Transport Specification 1.0, "RDMA_CM_REJECT").
-fn rdma_status_words(status: u16) -> &'static str {
-    match status {
-        0x01 => "it finds the length of the private data invalid",
-        0x02 => "it does not know the record format of the private data",
-        0x03 => "it finds the queue id invalid",
-        0x04 => "it does not take a submission queue of this size",
-        0x05 => "it does not take a completion queue of this size",
-        0x06 => "it has no resources left for another queue",
-        0x07 => "it finds the number of inbound RDMA READs invalid",
-        0x08 => "it finds the number of outbound RDMA READs invalid",
-        0x09 => "it finds the controller id invalid",
-        _ => "for a reason this host does not know",
     }
 }
 

@@ -23,7 +23,6 @@ mod identify;
 mod io;
 mod memory;
 mod options;
-mod private_data;
 mod queue;
 
 pub use endpoint::Endpoint;
@@ -35,4 +34,4 @@ pub use memory::ProcessMemory;
 pub use options::{ADMIN_QUEUE_ENTRIES, DEPTH_MAX, EndpointOptions, HostOptions, IO_QUEUES_MAX};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -23,9 +23,9 @@ fn refusals_are_told_in_words() {
         "{}",
         reject(28, 6)
     );
-    assert!(reject(28, 4).contains("submission queue of this size"));
+    assert!(reject(28, 4).contains("size of the host's send queue"));
     assert!(reject(8, 0).contains("nothing listens"));
-    assert!(reject(28, 77).contains("0x004d"));
+    assert!(reject(28, 77).contains("0x4d"));
     let connect = |status, dw0| {
         connect_error(Script {
             connect: Some((status, dw0)),

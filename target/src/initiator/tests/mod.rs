@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use double::{Shared, pair};
 use sidelane_nvme::spec::Status;
-use target::{BLOCK, BLOCKS, Script, Target};
+use target::Target;
+pub(crate) use target::{BLOCK, BLOCKS, Script};
 
 use super::*;
 
-fn endpoint(script: Script) -> (Shared, Endpoint) {
+pub(crate) fn endpoint(script: Script) -> (Shared, Endpoint) {
     let (fabric, nic, cm) = pair(Target::of(script));
     let options = EndpointOptions {
         io_queues: 2,
@@ -25,7 +26,7 @@ fn endpoint(script: Script) -> (Shared, Endpoint) {
     )
 }
 
-fn options() -> HostOptions {
+pub(crate) fn options() -> HostOptions {
     let hostid = "01234567-89ab-cdef-0123-456789abcdef".parse().unwrap();
     let subnqn = "nqn.2026-01.com.example:disk".parse().unwrap();
     let hostnqn = "nqn.2026-01.com.example:host".parse().unwrap();

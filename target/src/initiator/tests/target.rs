@@ -31,6 +31,8 @@ pub struct Script {
     /// Changes the response to an opcode.
     pub mangle: Option<(u8, Mangle)>,
     pub ready: bool,
+    /// Reads succeed, and place nothing.
+    pub loses_read_data: bool,
     pub ioccsz: u32,
     pub queues: u16,
     pub identify: fn(&mut IdentifyController),
@@ -53,6 +55,7 @@ impl Default for Script {
             invalidates: None,
             mangle: None,
             ready: true,
+            loses_read_data: false,
             ioccsz: 4,
             queues: 64,
             identify: |_| (),
@@ -101,7 +104,12 @@ impl Target {
         let (hrqsize, hsqsize) = (word(4), word(6));
         assert_eq!(hrqsize, hsqsize + 1);
         assert!(qid != 0 || hsqsize == 31, "an admin queue has 32 entries");
-        assert_eq!(data[8..32], [0; 24]);
+        assert_eq!(
+            word(8),
+            if qid == 0 { 0 } else { 5 },
+            "the controller of an I/O queue"
+        );
+        assert_eq!(data[10..32], [0; 22]);
         self.sizes.insert(qid, hsqsize);
         self.sqhd.insert(qid, 0);
         let [a, b] = match self.script.crqsize {
@@ -286,6 +294,7 @@ impl Target {
         }
         let from = io.slba.get() as usize * BLOCK;
         let len = (usize::from(io.cdw12.nlb_z()) + 1) * BLOCK;
+        let loses = self.script.loses_read_data;
         let room = self.script.ioccsz as usize * 16 - 64;
         let media = self.media(io.nsid.get());
         let Some(blocks) = media.get_mut(from..from + len) else {
@@ -304,6 +313,7 @@ impl Target {
         let (length, view, at) = keyed(sqe, resolve);
         assert_eq!(length as usize, len);
         match opcode {
+            NvmOpcode::Read if loses => {}
             NvmOpcode::Read => view.write(at, blocks).unwrap(),
             NvmOpcode::Write => view.read(at, blocks).unwrap(),
             other => panic!("{other:?} is not expected"),
