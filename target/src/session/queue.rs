@@ -246,3 +246,9 @@ pub(super) fn fabrics_type(sqe: &Sqe) -> Option<FabricsType> {
 fn is_connect(sqe: &Sqe) -> bool {
     fabrics_type(sqe) == Some(FabricsType::Connect)
 }
+
+/// A queue may be handed to the reactor that takes it over.
+const _: () = {
+    const fn can_move<T: Send>() {}
+    can_move::<QueueSession>()
+};

@@ -10,10 +10,20 @@ use zerocopy::little_endian::{U16, U32, U64};
 pub const ERROR_LOG_LEN: usize = 64;
 
 /// The newest failures of one controller.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ErrorLog {
     count: u64,
     entries: VecDeque<ErrorLogEntry>,
+}
+
+/// An empty log, with room for all entries: recording allocates nothing.
+impl Default for ErrorLog {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            entries: VecDeque::with_capacity(ERROR_LOG_LEN),
+        }
+    }
 }
 
 impl ErrorLog {

@@ -29,6 +29,16 @@ enum Action {
         dwords: [u32; 6],
         len: u32,
     },
+    /// An I/O or an Identify that is mostly right.
+    Good {
+        queue: usize,
+        opcode: u8,
+        cid: u16,
+        nsid: u32,
+        at: u16,
+        count: u8,
+        flags: u32,
+    },
     /// A Connect that may well succeed.
     Connect {
         queue: usize,
@@ -78,10 +88,15 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         1 => (queue.clone(), prop::collection::vec(any::<u8>(), 64), len.clone())
             .prop_map(|(queue, bytes, len)| Action::Wild { queue, bytes, len }),
-        8 => (queue.clone(), opcode, 0..10_u8, 0..40_u16, small.clone(),
+        30 => (queue.clone(), opcode, 0..10_u8, 0..40_u16, small.clone(),
               prop::array::uniform6(small), len)
             .prop_map(|(queue, opcode, fctype, cid, nsid, dwords, len)| Action::Likely {
                 queue, opcode, fctype, cid, nsid, dwords, len
+            }),
+        40 => (queue.clone(), prop::sample::select(vec![0_u8, 1, 2, 6, 8, 9]), 0..40_u16, 1..6_u32,
+              0..5000_u16, 0..64_u8, prop_oneof![3 => Just(0_u32), 1 => any::<u32>()])
+            .prop_map(|(queue, opcode, cid, nsid, at, count, flags)| Action::Good {
+                queue, opcode, cid, nsid, at, count, flags
             }),
         3 => (queue.clone(), 0..3_u16, prop_oneof![Just(CNTLID_DYNAMIC), 0..4_u16], any::<bool>(),
               0..40_u16)
@@ -94,7 +109,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => queue.clone().prop_map(|queue| Action::Finish { queue }),
         1 => (0..4000_u64).prop_map(|ms| Action::Pass { ms }),
         1 => queue.prop_map(|queue| Action::Close { queue }),
-        1 => (1..5_000_000_u64).prop_map(|blocks| Action::Change { blocks }),
+        1 => (1..5000_u64).prop_map(|blocks| Action::Change { blocks }),
     ]
 }
 
@@ -194,9 +209,55 @@ fn likely(opcode: u8, fctype: u8, cid: u16, nsid: u32, dwords: [u32; 6]) -> Sqe 
     command
 }
 
-fn play(actions: Vec<Action>) {
+/// A command, and the length that goes with it.
+fn good(opcode: u8, cid: u16, nsid: u32, at: u16, count: u8, flags: u32) -> (Sqe, u32) {
+    let block = if nsid == 2 { 4096 } else { 512 };
+    let (dwords, len) = match opcode {
+        // Identify: CNS.
+        0x06 => ([u32::from(at % 9), 0, 0, 0, 0, 0], 4096),
+        // Dataset Management: ranges, deallocate.
+        0x09 => ([count.into(), 4, 0, 0, 0, 0], 4096),
+        0x01 | 0x02 => {
+            let length = u32::from(count) | flags & 0xffff_0000;
+            (
+                [at.into(), 0, length, 0, 0, 0],
+                (u32::from(count) + 1) * block,
+            )
+        }
+        _ => (
+            [
+                at.into(),
+                0,
+                u32::from(count) | flags & 0xffff_0000,
+                0,
+                0,
+                0,
+            ],
+            0,
+        ),
+    };
+    (likely(opcode, 0, cid, nsid, dwords), len)
+}
+
+/// A controller with two I/O queues, and a discovery controller.
+fn connected(lab: &Lab) -> Vec<Line> {
+    let admin = lab.controller();
+    let queues = [lab.io_queue(&admin, 1), lab.io_queue(&admin, 2)];
+    let sessions = [admin].into_iter().chain(queues).chain([lab.discovery()]);
+    sessions
+        .map(|host| Line {
+            session: host.session,
+            ..Line::open(lab)
+        })
+        .collect()
+}
+
+fn play(from_connected: bool, actions: Vec<Action>) {
     let lab = Lab::new();
-    let mut lines: Vec<Line> = (0..QUEUES).map(|_| Line::open(&lab)).collect();
+    let mut lines: Vec<Line> = match from_connected {
+        true => connected(&lab),
+        false => (0..QUEUES).map(|_| Line::open(&lab)).collect(),
+    };
     let mut ms = 0;
     for action in actions {
         match action {
@@ -223,6 +284,18 @@ fn play(actions: Vec<Action>) {
                 if sets_cc {
                     forget_held(&mut lines[queue]);
                 }
+            }
+            Action::Good {
+                queue,
+                opcode,
+                cid,
+                nsid,
+                at,
+                count,
+                flags,
+            } => {
+                let (sqe, len) = good(opcode, cid, nsid, at, count, flags);
+                lines[queue].command(&sqe, &[0; 4096], len, &lab, ms);
             }
             Action::Connect {
                 queue,
@@ -296,8 +369,9 @@ proptest! {
 
     #[test]
     fn any_sequence_of_events_keeps_the_invariants(
-        actions in prop::collection::vec(action(), 1..120)
+        from_connected in prop::bool::weighted(0.8),
+        actions in prop::collection::vec(action(), 1..120),
     ) {
-        play(actions);
+        play(from_connected, actions);
     }
 }
