@@ -37,7 +37,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seconds = args.next().map_or(Ok(10), |text| text.parse())?;
 
     let port = port::open(address, 1)?;
-    println!("port open, path MTU {}, {:?}", port.path_mtu, port.cm.kernel_buffers()?);
+    println!(
+        "port open, path MTU {}, {:?}",
+        port.path_mtu,
+        port.cm.kernel_buffers()?
+    );
     let mut manager = SoftCm::new(port.cm, port.path_mtu, 16);
     for port in PORTS {
         manager.listen(port)?;
@@ -56,7 +60,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         while let Some(event) = manager.poll(now) {
             println!("{event:?}");
             match event {
-                CmEvent::ConnectRequest { id, private_data, .. } => {
+                CmEvent::ConnectRequest {
+                    id, private_data, ..
+                } => {
                     let request = ConnectRequest::parse(&private_data);
                     println!("  private data: {request:?}");
                     let depth = request.map_or(32, |request| request.send_queue_entries());
@@ -74,7 +80,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                         }
                     }
                 }
-                CmEvent::Accepted { id, private_data, .. } => {
+                CmEvent::Accepted {
+                    id, private_data, ..
+                } => {
                     println!("  private data: {:?}", ConnectAccept::parse(&private_data));
                     manager.establish(id, now)?;
                     up.push_back((now + UP, id));

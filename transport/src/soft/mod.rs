@@ -3,7 +3,8 @@
 //! `wire` and `icrc` are the packets, `psn` their numbers, `memory` the keys;
 //! `engine` is the protocol, without sockets and without a clock. `port` opens
 //! the UDP sockets of an address, `socket` moves datagrams through them in
-//! batches, and `nic` is the adapter made of all that.
+//! batches, `nic` is the adapter made of all that, and `cm` sets its connections
+//! up. [`open`] gives both for an address.
 
 pub mod cm;
 pub mod engine;

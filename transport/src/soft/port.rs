@@ -22,17 +22,18 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::socket::{self, Socket};
+use super::wire::ROCE_V2_PORT as ROCE_PORT;
 
 mod interface;
 mod steering;
 #[cfg(test)]
 mod tests;
 
-/// The UDP port of RoCEv2, as registered with IANA.
-pub const ROCE_PORT: u16 = 4791;
-
 /// Reactors that one address can serve at most.
 pub const MAX_REACTORS: usize = 256;
+
+/// A receive buffer of the kernel below this, in bytes, loses packets of bursts.
+const AMPLE_BUFFER: usize = 4 << 20;
 
 /// The sockets of one address.
 #[derive(Debug)]
@@ -107,12 +108,13 @@ pub enum OpenError {
     },
 }
 
-/// Takes the RoCEv2 port of `address` for this process and makes the sockets of
+/// Takes the RoCEv2 port of `address` (not an IPv6 link-local one) for this process and makes the sockets of
 /// `reactors` reactors and of connection management.
 ///
 /// # Errors
 /// When the port is taken, the address is not local, or a system call fails.
 pub fn open(address: IpAddr, reactors: usize) -> Result<Port, OpenError> {
+    let address = address.to_canonical();
     if address.is_unspecified() || address.is_multicast() {
         return Err(OpenError::NotOne { address });
     }
@@ -152,7 +154,18 @@ pub fn open(address: IpAddr, reactors: usize) -> Result<Port, OpenError> {
         return Err(OpenError::Reactors { reactors });
     };
     let path_mtu = interface::path_mtu(address);
-    tracing::debug!(%address, reactors, path_mtu, buffers = ?cm.kernel_buffers().ok(), "port open");
+    let buffers = cm
+        .kernel_buffers()
+        .map_err(io("ask for the buffer sizes"))?;
+    tracing::debug!(%address, reactors, path_mtu, ?buffers, "port open");
+    if buffers.receive < AMPLE_BUFFER {
+        tracing::warn!(
+            %address,
+            bytes = buffers.receive,
+            "the system grants a small receive buffer, which slows transfers down; \
+             raise `sysctl net.core.rmem_max` to {AMPLE_BUFFER}, or give CAP_NET_ADMIN",
+        );
+    }
     Ok(Port {
         reactors: sockets,
         cm,

@@ -7,8 +7,8 @@
 //! state machine, for both sides, without sockets and without a clock;
 //! [`SoftCm`] drives it over a socket.
 //!
-//! Nothing that a peer sends may panic, grow a table past its limit, or make
-//! more than one datagram go out for each that came in.
+//! Nothing that a peer sends may panic, grow a table past its limit, or be
+//! answered by more than one datagram at once.
 #![forbid(unsafe_code)]
 
 pub mod address;

@@ -21,6 +21,10 @@ use crate::soft::cm::messages::{
 /// receive queue may run dry for as long as the SSDs take.
 const RNR_RETRY: u8 = 7;
 
+/// Times a REP is repeated at most, whatever the peer allows: some 25 s. A forged
+/// request must not buy its victim many packets.
+const REP_TIMES: u8 = 7;
+
 /// Local ACK timeout where the peer names none: 1.07 s.
 const USUAL_ACK_TIMEOUT: u8 = 18;
 
@@ -101,7 +105,7 @@ impl CmCore {
             remote_comm: Some(remote_comm),
             local_qpn: 0,
             attrs,
-            peer_retries: req.retries.max_cm_retries(),
+            peer_retries: req.retries.max_cm_retries().min(REP_TIMES),
             peer_response: coded_time(req.timing.local_response_timeout()),
             active: false,
             mra_taken: false,
