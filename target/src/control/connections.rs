@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use super::watched::watch;
 use crate::reactor::{ConnKey, FromReactor, Mailbox, NewConnection, NotOpened, ToReactor};
 use crate::session::QueueSession;
 use crate::subsystem::{Portal, Target};
@@ -59,11 +60,8 @@ impl ConnectionService {
         let managers = managers
             .into_iter()
             .map(|manager| {
-                let fd = manager.event_fd().try_clone_to_owned()?;
-                Ok(Manager {
-                    manager,
-                    fd: AsyncFd::register(fd)?,
-                })
+                let fd = watch(manager.event_fd())?;
+                Ok(Manager { manager, fd })
             })
             .collect::<std::io::Result<_>>()?;
         let (opened, openings) = unbounded_channel();

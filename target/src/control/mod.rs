@@ -3,6 +3,7 @@
 
 mod api;
 mod connections;
+mod watched;
 
 pub use api::{ApiSocket, fetch_stats};
 pub use connections::ConnectionService;
