@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use sidelane_config::{ByteSize, Target};
 
+use crate::demo::DemoOptions;
+
 /// The whole command line.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(
@@ -165,6 +167,22 @@ pub struct DemoArgs {
     /// Commands on their way at a time, 1 to 127
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=127))]
     pub depth: u16,
+
+    /// Change a byte on an SSD between writing and reading, to see the demo fail
+    #[arg(long, hide = true)]
+    pub spoil: bool,
+}
+
+impl From<DemoArgs> for DemoOptions {
+    fn from(args: DemoArgs) -> Self {
+        Self {
+            json: args.json,
+            bytes: args.size.bytes(),
+            block_bytes: args.block.bytes(),
+            depth: args.depth,
+            spoil: args.spoil,
+        }
+    }
 }
 
 const DEMO_HELP: &str = "\
@@ -278,8 +296,10 @@ mod tests {
             size: ByteSize::mib(256),
             block: ByteSize::kib(128),
             depth: 16,
+            spoil: false,
         };
         assert_eq!(demo, expected);
+        assert_eq!(DemoOptions::from(demo), DemoOptions::default());
     }
 
     #[test]
