@@ -27,6 +27,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transmit;
 mod window;
 
 use std::collections::VecDeque;

@@ -220,6 +220,50 @@ mod tests {
         }
     }
 
+    /// IP packets as they were on a wire between this adapter and Linux'
+    /// rdma_rxe, each of which took the other's.
+    #[rstest::rstest]
+    #[case::our_write(
+        "4500003c0000400040111f5dc0a84d02c0a84d0112b712b700281b8e0a40ffff0000001180fffff000007ff62f4bc06400000233000000005560aa0c"
+    )]
+    #[case::our_read_request(
+        "4500003c0000400040111f5dc0a84d02c0a84d0112b712b700281b8e0c40ffff0000001180fffff100007ff62f4bc064000002330000000058a5b08e"
+    )]
+    #[case::our_padded_send(
+        "450000300000400040111f69c0a84d02c0a84d0112b712b7001c1b820270ffff00000011800000097b000000d9822585"
+    )]
+    #[case::our_read_response(
+        "450000340000400040111f65c0a84d02c0a84d0112b712b700201b860f70ffff000000110000000c1f00001269000000137c9f99"
+    )]
+    #[case::their_ack(
+        "45000030a354400040117c14c0a84d01c0a84d02c40112b7001c00001100ffff0000040000fffff01f000001b09bb142"
+    )]
+    #[case::their_send(
+        "45000030a39c400040117bccc0a84d01c0a84d02c40112b7001c00000230ffff00000400800000087b000000570af24e"
+    )]
+    #[case::their_write(
+        "4500003ca36b400040117bf1c0a84d01c0a84d02c40112b7002800000a00ffff0000040080fffff900000000508000000000100000000000ca1f0ff7"
+    )]
+    #[case::their_read_response(
+        "45000034a399400040117bcbc0a84d01c0a84d02c40112b7002000000f30ffff00000400000000071f0000167b000000df2763a3"
+    )]
+    fn packets_seen_on_a_wire_have_the_right_crc(#[case] hex: &str) {
+        let bytes: Vec<u8> = (0..hex.len() / 2)
+            .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
+            .collect();
+        let addr = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
+        let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let (src, dst, sport, dport) = (addr(12), addr(16), port(20), port(22));
+        let (packet, crc) = bytes[28..].split_last_chunk::<4>().unwrap();
+        assert_eq!(verify(src, dst, sport, dport, &bytes[28..]), Ok(packet));
+        let ours = compute(src, dst, sport, dport, packet) == u32::from_le_bytes(*crc);
+        // Ours have identification 0, theirs did not.
+        assert_eq!(ours, bytes[4..6] == [0, 0]);
+        let mut spoiled = bytes[28..].to_vec();
+        spoiled[9] ^= 0x10;
+        assert!(verify(src, dst, sport, dport, &spoiled).is_err());
+    }
+
     #[test]
     fn few_of_many_random_corruptions_pass() {
         let packet: Vec<u8> = (0..1024u32).map(|i| (i * 7) as u8).collect();

@@ -1,29 +1,23 @@
-//! The requester: the send queue, and what goes out for it.
+//! The requester: the send queue, and how far it has come.
 //!
 //! InfiniBand Architecture, volume 1, 9.7.2 to 9.7.3 (packet sequence numbers
-//! and opcodes of requests) and 10.8 (work requests). A work request owns a run
+//! of requests) and 10.8 (work requests). A work request owns a run
 //! of sequence numbers from the time it is posted: one for each packet of a
 //! SEND or WRITE, and for a READ one for each packet of the response. So byte
 //! and sequence number say the same, and a retransmission is nothing but moving
 //! the cursor back: what goes out is taken from the region again.
-//!
-//! A READ goes out as several requests, cut at fixed places. A repeated request
-//! then never asks for more than one of those did, which responders that keep a
-//! table of requests rely on.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::acks::Failure;
-use super::qp::{Path, Step};
 use super::timers::{AckTimer, Expired};
 use super::window::Window;
-use super::{Config, PacketSink, Shared, Stats};
+use super::{Config, Shared};
 use crate::nic::{Completion, NicError, QpAttrs, QpNumber, SendOp, SendWr, WcOp, WcStatus};
 use crate::soft::memory::{Keys, Right};
 use crate::soft::psn::Psn;
-use crate::soft::wire::{Bth, Headers, Opcode, Reth, pad_for};
 
 /// The most bytes of one message: 2^20 packets at the smallest path MTU.
 pub(super) const MAX_MESSAGE: u32 = 1 << 28;
@@ -31,9 +25,6 @@ pub(super) const MAX_MESSAGE: u32 = 1 << 28;
 /// Sequence numbers that may be given to posted work, well below the half of
 /// their space within which they can be told apart.
 const MAX_PSN_SPAN: u32 = 1 << 22;
-
-/// An acknowledgement is asked for after at most so many packets.
-const ACK_EVERY: u32 = 16;
 
 #[derive(Debug)]
 pub(super) struct Wqe {
@@ -82,8 +73,8 @@ pub(super) struct Requester {
     /// polled.
     used: usize,
     limit: usize,
-    mtu: u32,
-    read_packets: u32,
+    pub(super) mtu: u32,
+    pub(super) read_packets: u32,
     /// The oldest number not acknowledged.
     pub(super) una: Psn,
     /// The number to send next. Always in or at the end of the queue's numbers.
@@ -98,14 +89,14 @@ pub(super) struct Requester {
     pub(super) data_in_flight: u32,
     pub(super) window: Window,
     pub(super) reads: VecDeque<Span>,
-    max_reads: usize,
-    since_ack_request: u32,
+    pub(super) max_reads: usize,
+    pub(super) since_ack_request: u32,
     retry_count: u8,
     retries_left: u8,
     rnr_retry: u8,
     rnr_left: u8,
     pub(super) timer: AckTimer,
-    rnr_until: Option<Instant>,
+    pub(super) rnr_until: Option<Instant>,
     /// The cursor went back for a response seen to be missing, and nothing has
     /// come since: further such signs tell the same.
     pub(super) recovering: bool,
@@ -326,186 +317,10 @@ impl Requester {
     pub(super) fn rnr_over(&mut self, now: Instant) -> bool {
         self.rnr_until.take_if(|until| *until <= now).is_some()
     }
-
-    /// Sends one packet, if one can be sent.
-    pub(super) fn transmit(
-        &mut self,
-        now: Instant,
-        path: &Path,
-        shared: &mut Shared,
-        sink: &mut impl PacketSink,
-    ) -> Result<Step, Failure> {
-        if self.rnr_until.is_some() {
-            return Ok(Step::Idle);
-        }
-        let Some(wqe) = self.queue.get(self.current) else {
-            return Ok(Step::Idle);
-        };
-        let sent = if wqe.is_read() {
-            self.transmit_read(path, shared, sink)
-        } else {
-            self.transmit_data(path, shared, sink)
-        };
-        if let Ok(Step::Sent) = sent {
-            self.timer.start(now);
-            shared.stats.packets_out += 1;
-        }
-        sent
-    }
-
-    fn transmit_read(
-        &mut self,
-        path: &Path,
-        shared: &mut Shared,
-        sink: &mut impl PacketSink,
-    ) -> Result<Step, Failure> {
-        let Some(wqe) = self.queue.get(self.current) else {
-            return Ok(Step::Idle);
-        };
-        let SendOp::Read(remote) = wqe.wr.op else {
-            return Ok(Step::Idle);
-        };
-        if self.reads.len() >= self.max_reads {
-            return Ok(Step::Idle);
-        }
-        let done = self.cursor.distance(wqe.first);
-        let cut = (done / self.read_packets + 1) * self.read_packets;
-        let packets = cut.min(wqe.packets) - done;
-        if !shared.take_read_budget(packets * self.mtu) {
-            return Ok(Step::Starved);
-        }
-        let mut bth = Bth::new(Opcode::RcReadRequest, path.remote_qp, self.cursor);
-        bth.ack_request = true;
-        let offset = done * self.mtu;
-        let reth = Reth {
-            addr: remote.addr.wrapping_add(offset.into()),
-            rkey: remote.rkey,
-            len: (wqe.len - offset).min(packets * self.mtu),
-        };
-        let headers = Headers {
-            reth: Some(reth),
-            ..Headers::new(bth)
-        };
-        let fits = sink.send(path, headers.len(), |out| {
-            headers.write(out);
-        });
-        if !fits {
-            shared.release_read_budget(packets * self.mtu);
-            return Ok(Step::SinkFull);
-        }
-        self.reads.push_back(Span {
-            end: self.cursor.plus(packets),
-            left: packets,
-        });
-        self.since_ack_request = 0;
-        self.moved_on(packets, &mut shared.stats);
-        Ok(Step::Sent)
-    }
-
-    fn transmit_data(
-        &mut self,
-        path: &Path,
-        shared: &mut Shared,
-        sink: &mut impl PacketSink,
-    ) -> Result<Step, Failure> {
-        let Some(wqe) = self.queue.get(self.current) else {
-            return Ok(Step::Idle);
-        };
-        if self.data_in_flight >= self.window.size() {
-            return Ok(Step::Idle);
-        }
-        let done = self.cursor.distance(wqe.first);
-        let offset = done * self.mtu;
-        let len = (wqe.len - offset).min(self.mtu) as usize;
-        let last = done + 1 == wqe.packets;
-        let mut bth = Bth::new(
-            data_opcode(&wqe.wr.op, done == 0, last),
-            path.remote_qp,
-            self.cursor,
-        );
-        bth.pad = pad_for(len) as u8;
-        // Whoever waits for a completion needs an answer; so do we when there
-        // is nothing more that could bring one.
-        bth.ack_request = last && (wqe.wr.signaled || self.current + 1 == self.queue.len())
-            || self.since_ack_request + 1 >= ACK_EVERY
-            || self.data_in_flight + 1 >= self.window.size();
-        let mut headers = Headers::new(bth);
-        match wqe.wr.op {
-            SendOp::Write(remote) => {
-                headers.reth = Some(Reth {
-                    addr: remote.addr,
-                    rkey: remote.rkey,
-                    len: wqe.len,
-                });
-            }
-            SendOp::SendInvalidate { rkey } => headers.invalidate = Some(rkey),
-            SendOp::Send | SendOp::Read(_) => {}
-        }
-        let pieces = shared
-            .keys
-            .range(&wqe.wr.sges, offset as usize, len, Right::LocalRead)
-            .map_err(|_| Failure {
-                index: self.current,
-                status: WcStatus::LocalProtection,
-            })?;
-        let fits = sink.send(path, headers.len() + len + pad_for(len), |out| {
-            if let Some(out) = headers.write(out) {
-                let (payload, pad) = out.split_at_mut(len.min(out.len()));
-                pieces.read(payload);
-                pad.fill(0);
-            }
-        });
-        if !fits {
-            return Ok(Step::SinkFull);
-        }
-        shared.stats.bytes_out += len as u64;
-        self.since_ack_request = if bth.ack_request {
-            0
-        } else {
-            self.since_ack_request + 1
-        };
-        self.data_in_flight += 1;
-        self.moved_on(1, &mut shared.stats);
-        Ok(Step::Sent)
-    }
-
-    /// The cursor passes what was sent.
-    fn moved_on(&mut self, packets: u32, stats: &mut Stats) {
-        if self.cursor.is_before(self.sent_end) {
-            stats.retransmits += 1;
-        }
-        self.cursor = self.cursor.plus(packets);
-        if self.sent_end.is_before(self.cursor) {
-            self.sent_end = self.cursor;
-        }
-        if self
-            .queue
-            .get(self.current)
-            .is_some_and(|wqe| wqe.end() == self.cursor)
-        {
-            self.current += 1;
-        }
-    }
 }
 
 /// Bytes of a message, if they are not too many.
 fn message_len(wr: &SendWr) -> Option<u32> {
     let len: u64 = wr.sges.iter().map(|sge| u64::from(sge.len)).sum();
     u32::try_from(len).ok().filter(|len| *len <= MAX_MESSAGE)
-}
-
-/// The opcode of a SEND or WRITE packet by its place in the message.
-fn data_opcode(op: &SendOp, first: bool, last: bool) -> Opcode {
-    match (op, first, last) {
-        (SendOp::Write(_), true, true) => Opcode::RcWriteOnly,
-        (SendOp::Write(_), true, false) => Opcode::RcWriteFirst,
-        (SendOp::Write(_), false, false) => Opcode::RcWriteMiddle,
-        (SendOp::Write(_), false, true) => Opcode::RcWriteLast,
-        (SendOp::SendInvalidate { .. }, true, true) => Opcode::RcSendOnlyInvalidate,
-        (SendOp::SendInvalidate { .. }, false, true) => Opcode::RcSendLastInvalidate,
-        (_, true, true) => Opcode::RcSendOnly,
-        (_, true, false) => Opcode::RcSendFirst,
-        (_, false, false) => Opcode::RcSendMiddle,
-        (_, false, true) => Opcode::RcSendLast,
-    }
 }

@@ -32,12 +32,17 @@ pub(super) fn ack_time(code: u8) -> Option<Duration> {
 ///
 /// The agreed timeout counts against the retry limit; it is often seconds long.
 /// So before it a lost last packet is helped by probes: the same
-/// retransmission, at intervals that double, that cost no retry.
+/// retransmission, at intervals that double, that cost no retry. The first one
+/// waits for several times as long as answers take of late.
 #[derive(Debug, Clone)]
 pub(super) struct AckTimer {
     timeout: Option<Duration>,
     probe_min: Duration,
-    probe: Duration,
+    /// Doublings since something was acknowledged.
+    backoff: u32,
+    /// The longest that an answer took, forgotten by an eighth with each other.
+    answer: Duration,
+    started: Option<Instant>,
     timeout_at: Option<Instant>,
     probe_at: Option<Instant>,
 }
@@ -51,28 +56,49 @@ pub(super) enum Expired {
     Timeout,
 }
 
+/// A probe is sent after so many times the time that an answer takes.
+const PATIENCE: u32 = 4;
+
 impl AckTimer {
     pub(super) fn new(code: u8, probe_min: Duration) -> Self {
         Self {
             timeout: ack_time(code),
             probe_min,
-            probe: probe_min,
+            backoff: 0,
+            answer: Duration::ZERO,
+            started: None,
             timeout_at: None,
             probe_at: None,
         }
     }
 
+    fn probe(&self) -> Duration {
+        let longest = self
+            .timeout
+            .unwrap_or(Duration::from_secs(1))
+            .max(self.probe_min);
+        let first = self.probe_min.max(self.answer * PATIENCE);
+        first.saturating_mul(1 << self.backoff.min(16)).min(longest)
+    }
+
     /// Something is outstanding: starts the timer unless it runs.
     pub(super) fn start(&mut self, now: Instant) {
         if self.probe_at.is_none() {
-            self.probe_at = Some(now + self.probe);
+            self.started = Some(now);
+            self.probe_at = Some(now + self.probe());
             self.timeout_at = self.timeout.map(|timeout| now + timeout);
         }
     }
 
     /// Something was acknowledged; `outstanding` says whether more is.
     pub(super) fn progress(&mut self, now: Instant, outstanding: bool) {
-        self.probe = self.probe_min;
+        if let Some(started) = self.started {
+            // After a probe this is too long rather than too short: better than
+            // to probe a slow peer for ever.
+            let took = now.saturating_duration_since(started);
+            self.answer = took.max(self.answer - self.answer / 8);
+        }
+        self.backoff = 0;
         self.stop();
         if outstanding {
             self.start(now);
@@ -80,6 +106,7 @@ impl AckTimer {
     }
 
     pub(super) fn stop(&mut self) {
+        self.started = None;
         self.probe_at = None;
         self.timeout_at = None;
     }
@@ -92,16 +119,12 @@ impl AckTimer {
     pub(super) fn expire(&mut self, now: Instant) -> Option<Expired> {
         if self.timeout_at.is_some_and(|at| at <= now) {
             self.timeout_at = self.timeout.map(|timeout| now + timeout);
-            self.probe_at = Some(now + self.probe);
+            self.probe_at = Some(now + self.probe());
             return Some(Expired::Timeout);
         }
         if self.probe_at.is_some_and(|at| at <= now) {
-            let longest = self
-                .timeout
-                .unwrap_or(Duration::from_secs(1))
-                .max(self.probe_min);
-            self.probe = (self.probe * 2).min(longest);
-            self.probe_at = Some(now + self.probe);
+            self.backoff += 1;
+            self.probe_at = Some(now + self.probe());
             return Some(Expired::Probe);
         }
         None
@@ -145,5 +168,22 @@ mod tests {
         );
         timer.progress(start, false);
         assert_eq!(timer.deadline(), None);
+    }
+
+    #[test]
+    fn a_slow_peer_is_given_more_time_before_a_probe() {
+        let mut timer = AckTimer::new(20, Duration::from_millis(10));
+        let mut now = Instant::now();
+        for _ in 0..3 {
+            timer.start(now);
+            now += Duration::from_millis(25);
+            timer.progress(now, false);
+        }
+        timer.start(now);
+        assert_eq!(timer.deadline(), Some(now + Duration::from_millis(100)));
+        for _ in 0..100 {
+            timer.progress(now, true);
+        }
+        assert_eq!(timer.deadline(), Some(now + Duration::from_millis(10)));
     }
 }
