@@ -24,8 +24,6 @@ mod queues;
 mod registers;
 mod state;
 mod storage;
-#[cfg(test)]
-mod tests;
 mod touch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,6 +111,11 @@ impl ModelController {
     /// Executes the next command; `false` when there is none.
     pub fn step(&self) -> bool {
         self.state().run(1) == 1
+    }
+
+    /// Whether commands wait for [`step`](Self::step) from now on.
+    pub fn set_defer(&self, defer: bool) {
+        self.state().options.defer = defer;
     }
 
     /// Reads from a namespace, past all queues: `offset` in bytes. Zeros from a

@@ -1,0 +1,298 @@
+//! Queues: wrapping, filling, batches, interrupts, the tap.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::*;
+use crate::spec::{NvmOpcode, ReadWrite};
+
+const ZERO: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+fn readable(queue: &IoQueuePair<ModelBacking>) -> bool {
+    let event = queue.eventfd().unwrap();
+    poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&ZERO)).unwrap() == 1
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn thousands_of_commands_in_any_batches_each_complete_once(
+        depth in 2u16..40,
+        batches in proptest::collection::vec((1usize..50, 1usize..50), 200),
+        defer: bool,
+    ) {
+        let options = ModelOptions::default();
+        let bench = Bench::new(options.clone(), options);
+        let controller = open(&bench.near);
+        let mut queue = controller.create_io_queue_pair(depth).unwrap();
+        prop_assert_eq!(queue.capacity(), usize::from(depth) - 1);
+        bench.near.set_defer(defer);
+        let mut expected = VecDeque::new();
+        let mut tag = 0;
+        for (submit, take) in batches {
+            for _ in 0..submit {
+                match queue.submit(IoCommand::Flush { nsid: 1 }, tag) {
+                    Ok(()) => expected.push_back(tag),
+                    Err(error) => {
+                        prop_assert_eq!(error, SubmitError::QueueFull);
+                        prop_assert_eq!(queue.outstanding(), queue.capacity());
+                        break;
+                    }
+                }
+                tag += 1;
+            }
+            queue.ring();
+            if defer {
+                for _ in 0..take {
+                    bench.near.step();
+                }
+            }
+            queue.poll(take, |completion| {
+                assert_eq!(Some(completion.tag), expected.pop_front());
+                assert!(completion.status.is_success());
+            });
+            prop_assert_eq!(queue.outstanding(), expected.len());
+        }
+        bench.near.set_defer(false);
+        while bench.near.step() {}
+        queue.poll(usize::MAX, |completion| {
+            assert_eq!(Some(completion.tag), expected.pop_front());
+        });
+        prop_assert!(expected.is_empty());
+        let stats = queue.stats();
+        prop_assert_eq!((stats.submitted, stats.completed, stats.stale), (tag, tag, 0));
+        prop_assert!(stats.doorbells <= 200, "one doorbell a batch");
+    }
+}
+
+#[test]
+fn a_full_queue_says_so_and_has_room_again_after_a_poll() {
+    let bench = Bench::with_cmbs();
+    let controller = open(&bench.near);
+    let mut queue = controller.create_io_queue_pair(4).unwrap();
+    for tag in 0..3 {
+        queue.submit(IoCommand::Flush { nsid: 1 }, tag).unwrap();
+    }
+    let one_more = IoCommand::Flush { nsid: 1 };
+    assert_eq!(queue.submit(one_more, 3), Err(SubmitError::QueueFull));
+    assert_eq!(queue.poll(8, |_| panic!("nothing was rung")), 0);
+    queue.ring();
+    assert_eq!(queue.poll(1, |_| ()), 1);
+    queue.submit(one_more, 3).unwrap();
+    assert_eq!(queue.submit(one_more, 4), Err(SubmitError::QueueFull));
+}
+
+#[test]
+fn a_depth_that_the_controller_does_not_allow_is_brought_into_bounds() {
+    let options = ModelOptions {
+        mqes_z: 15,
+        ..ModelOptions::default()
+    };
+    let bench = Bench::new(options.clone(), options);
+    let controller = open(&bench.near);
+    assert_eq!(controller.create_io_queue_pair(0).unwrap().capacity(), 1);
+    assert_eq!(
+        controller
+            .create_io_queue_pair(u16::MAX)
+            .unwrap()
+            .capacity(),
+        15
+    );
+}
+
+#[test]
+fn queue_pairs_run_out_and_come_back_when_deleted() {
+    let options = ModelOptions {
+        io_queues: 2,
+        ..ModelOptions::default()
+    };
+    let bench = Bench::new(options.clone(), options);
+    let controller = open(&bench.near);
+    let first = controller.create_io_queue_pair(4).unwrap();
+    let second = controller.create_io_queue_pair(4).unwrap();
+    assert_ne!(first.qid(), second.qid());
+    let error = controller
+        .create_io_queue_pair(4)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("2 I/O queue pairs"), "{error}");
+    drop(first);
+    let mut third = controller.create_io_queue_pair(4).unwrap();
+    assert!(run(&mut third, IoCommand::Flush { nsid: 1 }).is_success());
+}
+
+#[test]
+fn a_completion_of_no_command_is_counted_and_does_no_harm() {
+    let bench = Bench::with_cmbs();
+    let controller = open(&bench.near);
+    let mut queue = controller.create_io_queue_pair(8).unwrap();
+    queue.submit(IoCommand::Flush { nsid: 1 }, 1).unwrap();
+    queue.ring();
+    // The controller sends the same completion twice.
+    let [_, completions, _] = queue.memory().map(Clone::clone);
+    let twice = bytes_of(&completions, 0, 16);
+    completions.view().write(16, &twice).unwrap();
+    let mut tags = Vec::new();
+    assert_eq!(queue.poll(8, |completion| tags.push(completion.tag)), 2);
+    assert_eq!(
+        (tags, queue.stats().stale, queue.outstanding()),
+        (vec![1], 1, 0)
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_completion_that_a_controller_could_send_does_harm(
+        garbage in proptest::collection::vec(any::<u8>(), 8 * 16),
+    ) {
+        let bench = Bench::with_cmbs();
+        let controller = open(&bench.near);
+        let mut queue = controller.create_io_queue_pair(8).unwrap();
+        bench.near.set_defer(true);
+        for tag in 0..5 {
+            queue.submit(IoCommand::Flush { nsid: 1 }, tag).unwrap();
+        }
+        queue.memory()[1].view().write(0, &garbage).unwrap();
+        let mut tags = BTreeSet::new();
+        queue.poll(64, |completion| assert!(tags.insert(completion.tag)));
+        prop_assert_eq!(queue.outstanding(), 5 - tags.len());
+        // So that the queue pair can be deleted.
+        bench.near.set_defer(false);
+    }
+}
+
+#[test]
+fn interrupts_come_with_completions_and_are_acknowledged() {
+    let bench = Bench::with_cmbs();
+    let controller = open(&bench.near);
+    let mut queue = controller.create_io_queue_pair(8).unwrap();
+    let mut other = controller.create_io_queue_pair(8).unwrap();
+    assert_ne!(
+        queue.eventfd().unwrap().as_raw_fd(),
+        other.eventfd().unwrap().as_raw_fd()
+    );
+    assert!(!readable(&queue));
+    queue.submit(IoCommand::Flush { nsid: 1 }, 0).unwrap();
+    assert!(!readable(&queue), "not before the doorbell");
+    queue.ring();
+    assert!(readable(&queue) && !readable(&other));
+    queue.acknowledge();
+    assert!(!readable(&queue));
+    queue.acknowledge();
+    assert_eq!(queue.poll(8, |_| ()), 1);
+    other.submit(IoCommand::Flush { nsid: 1 }, 0).unwrap();
+    other.ring();
+    assert!(readable(&other) && !readable(&queue));
+}
+
+#[test]
+fn queues_without_a_vector_of_their_own_are_polled() {
+    let options = ModelOptions {
+        vectors: 2,
+        ..ModelOptions::default()
+    };
+    let bench = Bench::new(options.clone(), options);
+    let controller = open(&bench.near);
+    assert!(
+        controller
+            .create_io_queue_pair(8)
+            .unwrap()
+            .eventfd()
+            .is_some()
+    );
+    let _first = controller.create_io_queue_pair(8).unwrap();
+    let mut second = controller.create_io_queue_pair(8).unwrap();
+    assert!(second.eventfd().is_none());
+    assert!(run(&mut second, IoCommand::Flush { nsid: 1 }).is_success());
+}
+
+#[test]
+fn a_queue_pair_can_move_to_the_thread_that_will_own_it() {
+    let bench = Bench::with_cmbs();
+    let controller = open(&bench.near);
+    let queues: Vec<_> = (0..2)
+        .map(|_| controller.create_io_queue_pair(8).unwrap())
+        .collect();
+    let threads: Vec<_> = queues
+        .into_iter()
+        .map(|mut queue| {
+            std::thread::spawn(move || {
+                for _ in 0..500 {
+                    assert!(run(&mut queue, IoCommand::Flush { nsid: 1 }).is_success());
+                }
+            })
+        })
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn the_tap_sees_what_the_controller_will_read() {
+    let bench = Bench::with_cmbs();
+    let controller = open(&bench.near);
+    let cmb = cmb_of(&controller);
+    let mut queue = controller.create_io_queue_pair(8).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    queue.set_tap(Box::new(move |sqe, list| {
+        log.lock().unwrap().push((*sqe, list.to_vec()))
+    }));
+    bench.near.restart_record(true);
+
+    let data = DataPointer {
+        region: &cmb,
+        offset: 512,
+        len: 64 << 10,
+    };
+    let write = IoCommand::Write {
+        nsid: 1,
+        slba: 5,
+        blocks: 128,
+        data,
+        fua: true,
+    };
+    assert!(run(&mut queue, write).is_success());
+    let seen = seen.lock().unwrap();
+    let [(sqe, list)] = &seen[..] else {
+        panic!("one command")
+    };
+    let command = ReadWrite::from(*sqe);
+    assert_eq!(sqe.opcode(), NvmOpcode::Write.0);
+    assert_eq!(
+        (
+            command.slba.get(),
+            command.cdw12.nlb_z(),
+            command.cdw12.fua()
+        ),
+        (5, 127, true)
+    );
+    assert_eq!(command.dptr.prp1(), cmb.iova() + 512);
+    assert_eq!(list.len(), 16);
+    let first = cmb.iova() + 4096;
+    assert!(
+        list.iter()
+            .enumerate()
+            .all(|(i, entry)| *entry == first + i as u64 * 4096)
+    );
+
+    // Pages named by the command are those that the controller touched.
+    let touched = bench.near.touched();
+    let data: Vec<_> = touched
+        .record
+        .iter()
+        .filter(|touch| touch.purpose == crate::model::Purpose::Data)
+        .map(|touch| touch.range.start)
+        .collect();
+    assert_eq!(data[0], command.dptr.prp1());
+    assert_eq!(&data[1..], &list[..]);
+}
