@@ -159,6 +159,8 @@ impl Requester {
         if let Some(span) = self.reads.front_mut() {
             span.left = span.left.saturating_sub(1);
             let done = span.end == next;
+            self.reads_in_flight = self.reads_in_flight.saturating_sub(1);
+            self.read_window.acknowledged(1);
             shared.release_read_budget(mtu);
             if done {
                 self.reads.pop_front();
@@ -168,15 +170,18 @@ impl Requester {
         Ok(())
     }
 
-    /// A response is missing: asks again, once until something comes.
+    /// A response is missing: asks again, and takes no notice of what was under
+    /// way by then.
     fn lost(&mut self, shared: &mut Shared) -> Result<(), Failure> {
-        if self.recovering {
+        if let Some(left) = self.recovering.as_mut().filter(|left| **left > 0) {
+            *left -= 1;
             shared.stats.drops.stale_response += 1;
             return Ok(());
         }
         shared.stats.lost_responses += 1;
+        let under_way = self.reads_in_flight;
         self.retry(shared)?;
-        self.recovering = true;
+        self.recovering = Some(under_way);
         Ok(())
     }
 
@@ -184,7 +189,7 @@ impl Requester {
         if !self.spend_retry() {
             return Err(Failure::first(WcStatus::RetryExceeded));
         }
-        self.window.lost();
+        self.shrink_windows();
         self.rewind(shared);
         Ok(())
     }

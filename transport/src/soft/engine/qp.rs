@@ -266,7 +266,7 @@ impl Qp {
                 }
             }
         }
-        self.requester.window.lost();
+        self.requester.shrink_windows();
         self.requester.rewind(shared);
         true
     }

@@ -26,6 +26,10 @@ pub(super) const MAX_MESSAGE: u32 = 1 << 28;
 /// their space within which they can be told apart.
 const MAX_PSN_SPAN: u32 = 1 << 22;
 
+/// Packets that may be under way at first: of SENDs and WRITEs, and of READs.
+const FIRST_WINDOW: u32 = 64;
+const FIRST_READ_WINDOW: u32 = 256;
+
 #[derive(Debug)]
 pub(super) struct Wqe {
     pub(super) wr: SendWr,
@@ -88,6 +92,9 @@ pub(super) struct Requester {
     /// SEND and WRITE packets between `una` and the cursor.
     pub(super) data_in_flight: u32,
     pub(super) window: Window,
+    /// READ responses that are waited for.
+    pub(super) reads_in_flight: u32,
+    pub(super) read_window: Window,
     pub(super) reads: VecDeque<Span>,
     pub(super) max_reads: usize,
     pub(super) since_ack_request: u32,
@@ -98,8 +105,9 @@ pub(super) struct Requester {
     pub(super) timer: AckTimer,
     pub(super) rnr_until: Option<Instant>,
     /// The cursor went back for a response seen to be missing, and nothing has
-    /// come since: further such signs tell the same.
-    pub(super) recovering: bool,
+    /// come since: so many further such signs tell the same, since they were
+    /// under way already.
+    pub(super) recovering: Option<u32>,
 }
 
 impl Requester {
@@ -118,7 +126,9 @@ impl Requester {
             sent_end: zero,
             tail: zero,
             data_in_flight: 0,
-            window: Window::new(1),
+            reads_in_flight: 0,
+            window: Window::new(1, 1),
+            read_window: Window::new(1, 1),
             reads: VecDeque::new(),
             max_reads: 0,
             since_ack_request: 0,
@@ -128,7 +138,7 @@ impl Requester {
             rnr_left: 0,
             timer: AckTimer::new(0, std::time::Duration::from_secs(1)),
             rnr_until: None,
-            recovering: false,
+            recovering: None,
         }
     }
 
@@ -140,7 +150,8 @@ impl Requester {
         self.cursor = first;
         self.sent_end = first;
         self.tail = first;
-        self.window = Window::new(config.send_window);
+        self.window = Window::new(FIRST_WINDOW, config.send_window);
+        self.read_window = Window::new(FIRST_READ_WINDOW, config.read_window / self.mtu);
         self.max_reads = attrs.max_rd_atomic.into();
         self.reads.reserve(self.max_reads);
         self.retry_count = attrs.retry_count & 7;
@@ -260,6 +271,7 @@ impl Requester {
         for span in self.reads.drain(..) {
             shared.release_read_budget(span.left * self.mtu);
         }
+        self.reads_in_flight = 0;
     }
 
     /// Sends again from the oldest number not acknowledged.
@@ -278,7 +290,7 @@ impl Requester {
     pub(super) fn made_progress(&mut self) {
         self.retries_left = self.retry_count;
         self.rnr_left = self.rnr_retry;
-        self.recovering = false;
+        self.recovering = None;
     }
 
     /// Takes one of the retries, if one is left.
@@ -286,6 +298,16 @@ impl Requester {
         let left = self.retries_left > 0;
         self.retries_left = self.retries_left.saturating_sub(1);
         left
+    }
+
+    /// Something was lost.
+    pub(super) fn shrink_windows(&mut self) {
+        if self.data_in_flight > 0 {
+            self.window.lost();
+        }
+        if self.reads_in_flight > 0 {
+            self.read_window.lost();
+        }
     }
 
     /// Waits before sending again; `false` when no retry is left. 7 is for ever.

@@ -66,6 +66,10 @@ impl Requester {
         let done = self.cursor.distance(wqe.first);
         let cut = (done / self.read_packets + 1) * self.read_packets;
         let packets = cut.min(wqe.packets) - done;
+        let under_way = self.reads_in_flight;
+        if under_way > 0 && under_way + packets > self.read_window.size() {
+            return Ok(Step::Idle);
+        }
         if !shared.take_read_budget(packets * self.mtu) {
             return Ok(Step::Starved);
         }
@@ -92,6 +96,7 @@ impl Requester {
             end: self.cursor.plus(packets),
             left: packets,
         });
+        self.reads_in_flight += packets;
         self.since_ack_request = 0;
         self.moved_on(packets, &mut shared.stats);
         Ok(Step::Sent)

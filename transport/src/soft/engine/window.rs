@@ -1,9 +1,10 @@
-//! How many SEND and WRITE packets may be unacknowledged.
+//! How many packets may be under way: of SENDs and WRITEs not acknowledged, of
+//! READ responses not received.
 //!
-//! The specification leaves that to the requester. A peer made of a socket has
-//! only so much buffer, and what does not fit there is lost and sent again; so
-//! the window halves when something was lost and grows by one packet for each
-//! window that came through.
+//! The specification leaves that to the requester. An end made of a socket has
+//! only so much buffer; what does not fit there is lost, and all that follows it
+//! sent again. So a window halves when something was lost and grows by one
+//! packet for each window that came through.
 #![forbid(unsafe_code)]
 
 const SMALLEST: u32 = 4;
@@ -16,10 +17,10 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new(limit: u32) -> Self {
+    pub(super) fn new(first: u32, limit: u32) -> Self {
         let limit = limit.max(1);
         Self {
-            size: limit.min(64),
+            size: first.min(limit),
             limit,
             acknowledged: 0,
         }
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn the_window_halves_at_a_loss_and_grows_back_to_its_limit() {
-        let mut window = Window::new(32);
+        let mut window = Window::new(64, 32);
         window.lost();
         window.lost();
         assert_eq!(window.size(), 8);
