@@ -44,7 +44,9 @@ fn log(filter: Option<&str>, command: &Command) -> anyhow::Result<()> {
         "warn"
     };
     let directives = filter.or(from_environment.as_deref()).unwrap_or(default);
-    let filter = EnvFilter::try_new(directives).map_err(|error| {
+    // It tells of each list operation; only who names it wants to know.
+    let directives = format!("offset_allocator=warn,{directives}");
+    let filter = EnvFilter::try_new(&directives).map_err(|error| {
         anyhow::anyhow!("`{directives}` is no log filter: {error}; `--help` shows some")
     })?;
     tracing_subscriber::fmt()

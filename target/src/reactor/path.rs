@@ -103,6 +103,7 @@ impl Reactor {
             Step::Io(io) => self.start_io(slot, io, now),
             Step::Fetch { len } => {
                 self.requests[slot].purpose = Purpose::Control;
+                self.requests[slot].fetch_len = len;
                 if let HostData::InCapsule { .. } = self.requests[slot].host {
                     self.fetched(slot, now);
                 } else {
@@ -203,7 +204,7 @@ impl Reactor {
                 let len = match (&request.reply, &request.io) {
                     (Some(reply), _) => reply.len(),
                     (None, Some(io)) => io.bytes as usize,
-                    (None, None) => request.host.len() as usize,
+                    (None, None) => request.fetch_len as usize,
                 };
                 match self.pools[pool].pool.alloc(len) {
                     Err(AllocError::Exhausted { .. }) => break,
@@ -432,15 +433,19 @@ impl Reactor {
             self.execute(slot, now);
             return;
         }
-        // Data of Fabrics and admin commands: rare, small, and not payload.
-        let mut data = vec![0; request.host.len() as usize];
+        // Data of Fabrics and admin commands, and lists of ranges: rare, small,
+        // and not payload. As much as was asked for, which may be less than the
+        // host has named.
+        let len = match &request.buffer {
+            Some(buffer) => buffer.len(),
+            None => request.fetch_len as usize,
+        };
+        let mut data = vec![0; len];
         let read = match (&request.buffer, &request.host) {
             (Some(buffer), _) => buffer.read(0, &mut data),
             (None, HostData::InCapsule { offset, .. }) => {
                 let port = &self.ports[self.port_of(slot)];
-                let at = port
-                    .messages
-                    .capsule_data(slot - port.first_slot, *offset as usize);
+                let at = port.messages.capsule_data(slot - port.first_slot, *offset as usize);
                 port.messages.region().view().read(at, &mut data)
             }
             (None, _) => Ok(()),

@@ -106,6 +106,8 @@ pub struct Request {
     pub io: Option<IoRequest>,
     /// What a fetch is for.
     pub purpose: Purpose,
+    /// Bytes that the session asked for, when it did.
+    pub fetch_len: u32,
     /// The pool that its buffer is from.
     pub pool: usize,
     /// Buffer for its data.
@@ -143,6 +145,7 @@ impl Request {
             host: HostData::None,
             io: None,
             purpose: Purpose::Control,
+            fetch_len: 0,
             pool: 0,
             buffer: None,
             path: PathReason::Peer,
