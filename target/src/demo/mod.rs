@@ -28,11 +28,13 @@ pub use play::run;
 pub use report::{DemoReport, DirectionOutcome, LatencyOutcome, Mismatch, NamespaceOutcome};
 
 /// Runs a demo and prints its report to stdout: a table, or one JSON object.
+/// Ctrl-C or SIGTERM ends it early, in order.
 ///
 /// # Errors
 /// When it could not be brought to its end, and when it was and not all is well.
 pub fn main(options: &DemoOptions) -> anyhow::Result<()> {
-    let report = run(options)?;
+    let stop = interrupt::flag();
+    let report = run(options, &stop)?;
     let text = if options.json {
         report.to_json()?
     } else {

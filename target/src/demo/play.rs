@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use super::pattern::Pattern;
 use super::progress::Progress;
-use super::proof::Proof;
+use super::proof::{Proof, commands_per_record};
 use super::report::{DirectionOutcome, Mismatch};
 use super::stage::{Scene, Stage};
-use super::workload::Plan;
-use super::{DemoError, DemoOptions, DemoReport, NamespaceOutcome, interrupt};
+use super::workload::{Observer, Plan};
+use super::{DemoError, DemoOptions, DemoReport, NamespaceOutcome};
 use crate::initiator::{Host, HostOptions, NamespaceInfo};
 use crate::stats::StatsReport;
 
@@ -23,23 +23,22 @@ const HOST: &str = "nqn.2026-11.io.sidelane:demo-host";
 /// How long the target's counters may lag behind the answers it has sent.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Runs a demo. Progress goes to stderr, unless the options ask for JSON; the
-/// report is for the caller to print.
+/// Runs a demo, until its end or until `stop` is set. Progress goes to stderr,
+/// unless the options ask for JSON; the report is for the caller to print.
 ///
 /// # Errors
 /// When it could not be brought to its end. That data was wrong or went the
 /// wrong way is in the report.
-pub fn run(options: &DemoOptions) -> Result<DemoReport, DemoError> {
+pub fn run(options: &DemoOptions, stop: &AtomicBool) -> Result<DemoReport, DemoError> {
     options.check()?;
     let started = Instant::now();
-    let stop = interrupt::flag();
     let mut progress = Progress::new(options.json);
     let mut stage = Stage::open(options)?;
     progress.say(&format!(
         "A target with two modelled SSDs listens on {}, a host connects over RoCEv2.",
         stage.remote
     ));
-    let outcome = play(&mut stage, options, &mut progress, &stop);
+    let outcome = play(&mut stage, options, &mut progress, stop);
     let closed = stage.close();
     let namespaces = outcome?;
     closed?;
@@ -87,7 +86,7 @@ fn play(
 }
 
 /// Asks the discovery controller for the subsystem, as a host would.
-fn find(stage: &mut Stage, options: &DemoOptions) -> Result<HostOptions, DemoError> {
+pub(super) fn find(stage: &mut Stage, options: &DemoOptions) -> Result<HostOptions, DemoError> {
     let name = |text: &str| {
         text.parse()
             .map_err(|error| DemoError::Internal(format!("{error}")))
@@ -134,6 +133,7 @@ fn plan(info: &NamespaceInfo, options: &DemoOptions) -> Result<Plan, DemoError> 
         bytes: options.bytes,
         command_bytes: options.block_bytes as usize,
         depth: options.depth.into(),
+        lap: commands_per_record(options.block_bytes),
     })
 }
 
@@ -151,19 +151,30 @@ impl Scene {
         let expected = self.expected(stats);
         let mut proof = Proof::default();
         // Nothing is on its way when a record is taken, so none is lost.
-        let mut take_record = || {
+        let mut at_rest = || {
             proof.add(&self.ssd.touched(), &expected);
             self.ssd.restart_record(true);
         };
+        let at_rest = &mut at_rest;
         progress.begin(&format!("p2p = \"{}\": writing", self.p2p), plan.bytes);
-        let written = plan.write(host, progress, stop)?;
+        let written = plan.write(
+            host,
+            &mut Observer {
+                progress,
+                stop,
+                at_rest,
+            },
+        )?;
         progress.end();
         let spoilt = if spoil { plan.spoil(host)? } else { 0 };
-        take_record();
         progress.begin(&format!("p2p = \"{}\": reading", self.p2p), plan.bytes);
-        let (read, difference) = plan.read(host, progress, stop)?;
+        let observer = &mut Observer {
+            progress,
+            stop,
+            at_rest,
+        };
+        let (read, difference) = plan.read(host, observer)?;
         progress.end();
-        take_record();
         Ok(NamespaceOutcome {
             nqn: SUBSYSTEM.to_owned(),
             nsid: self.nsid,

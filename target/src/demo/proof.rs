@@ -20,6 +20,14 @@ pub struct Expected {
     pub place: Place,
 }
 
+/// Commands of so many bytes that surely fit one record of an SSD: it has 65,536
+/// entries, and a command makes one for each page and perhaps each list entry,
+/// and some for its queue entries.
+pub fn commands_per_record(command_bytes: u64) -> u64 {
+    let entries = 2 * command_bytes.div_ceil(4096) + 8;
+    (60_000 / entries).max(1)
+}
+
 /// What was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Proof {
@@ -27,16 +35,17 @@ pub struct Proof {
     pub checked: u64,
     /// Those of them that lie outside the expected memory.
     pub outside: u64,
-    /// Payload bytes in the expected place, as the SSD counted all of them,
-    /// recorded or not.
+    /// Payload bytes at addresses that were compared and lie inside.
     pub bytes_inside: u64,
-    /// Payload bytes in any other place, and accesses that nothing answered.
+    /// Payload bytes that the SSD counted beyond those, and its accesses that
+    /// nothing answered.
     pub bytes_elsewhere: u64,
 }
 
 impl Proof {
     /// Takes in what an SSD has touched since its record was begun.
     pub fn add(&mut self, touched: &Touched, expected: &Expected) {
+        let mut inside = 0;
         for touch in touched
             .record
             .iter()
@@ -45,20 +54,17 @@ impl Proof {
             let holds = |range: &Range<u64>| {
                 range.start <= touch.range.start && touch.range.end <= range.end
             };
-            let inside = touch.place == expected.place && expected.ranges.iter().any(holds);
             self.checked += 1;
-            self.outside += u64::from(!inside);
+            if touch.place == expected.place && expected.ranges.iter().any(holds) {
+                inside += touch.range.end - touch.range.start;
+            } else {
+                self.outside += 1;
+            }
         }
         let payload = &touched.payload;
-        let all = payload.host + payload.own_cmb + payload.peer;
-        let inside = match expected.place {
-            Place::Host => payload.host,
-            Place::OwnCmb => payload.own_cmb,
-            Place::Peer(_) => payload.peer,
-            Place::Nowhere => 0,
-        };
+        let counted = payload.host + payload.own_cmb + payload.peer + touched.faults;
         self.bytes_inside += inside;
-        self.bytes_elsewhere += all - inside + touched.faults;
+        self.bytes_elsewhere += counted.saturating_sub(inside);
     }
 }
 
@@ -97,6 +103,7 @@ mod tests {
             own_cmb: 252,
             peer: 3,
         };
+        let inside = 100 + 50;
         let touched = Touched {
             payload,
             faults: 1,
@@ -108,11 +115,11 @@ mod tests {
         let one = Proof {
             checked: 5,
             outside: 3,
-            bytes_inside: 252,
-            bytes_elsewhere: 14,
+            bytes_inside: inside,
+            bytes_elsewhere: 266 - inside,
         };
         assert_eq!(proof, one);
         proof.add(&touched, &expected);
-        assert_eq!((proof.checked, proof.bytes_inside), (10, 504));
+        assert_eq!((proof.checked, proof.bytes_inside), (10, 2 * inside));
     }
 }

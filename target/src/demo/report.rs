@@ -66,9 +66,9 @@ pub struct NamespaceOutcome {
     pub ssd_addresses_checked: u64,
     /// Those of them that lie outside `memory`.
     pub ssd_addresses_outside: u64,
-    /// Payload that the SSD itself counted from and to `memory`.
+    /// Payload at the addresses that were checked and lie inside `memory`.
     pub ssd_payload_bytes_inside: u64,
-    /// Payload that the SSD itself counted from and to anything else.
+    /// Payload that the SSD itself counted beyond that.
     pub ssd_payload_bytes_elsewhere: u64,
     /// Writes, as the host saw them.
     pub writes: DirectionOutcome,

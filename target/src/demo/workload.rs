@@ -31,6 +31,19 @@ pub struct Plan {
     pub command_bytes: usize,
     /// Commands on their way at a time.
     pub depth: usize,
+    /// Commands after which all that are on their way are waited for.
+    pub lap: u64,
+}
+
+/// Who looks on while a plan is carried out.
+pub struct Observer<'a> {
+    /// Is told of every byte.
+    pub progress: &'a mut Progress,
+    /// Says when to end early.
+    pub stop: &'a AtomicBool,
+    /// Called when nothing is on its way: after each lap, and at the end. The
+    /// time it takes is not counted.
+    pub at_rest: &'a mut dyn FnMut(),
 }
 
 /// What a pass over the namespace took.
@@ -40,8 +53,8 @@ pub struct Measure {
     pub commands: u64,
     /// Payload they moved.
     pub bytes: u64,
-    /// From the first submission to the last completion, the host's making and
-    /// comparing of data included.
+    /// From the first submission to the last completion: with the host's making
+    /// and comparing of data, without what [`Observer::at_rest`] took.
     pub elapsed: Duration,
     /// Nanoseconds from submission to completion.
     pub latency: Histogram<u64>,
@@ -76,8 +89,7 @@ impl Plan {
     pub fn write(
         &self,
         host: &mut Host<'_>,
-        progress: &mut Progress,
-        stop: &AtomicBool,
+        observer: &mut Observer<'_>,
     ) -> Result<Measure, DemoError> {
         let mut made = vec![0; self.command_bytes];
         let prepare = |data: &MemView, part: Part| {
@@ -85,7 +97,7 @@ impl Plan {
             self.pattern.fill(part.lba, made);
             data.write(part.data, made).map_err(HostError::from)
         };
-        let measure = self.drive(host, IoKind::Write, prepare, |_, _| Ok(()), progress, stop)?;
+        let measure = self.drive(host, IoKind::Write, prepare, |_, _| Ok(()), observer)?;
         self.flush(host)?;
         Ok(measure)
     }
@@ -114,8 +126,7 @@ impl Plan {
     pub fn read(
         &self,
         host: &mut Host<'_>,
-        progress: &mut Progress,
-        stop: &AtomicBool,
+        observer: &mut Observer<'_>,
     ) -> Result<(Measure, Difference), DemoError> {
         let poison = vec![POISON; self.command_bytes];
         let (mut expected, mut found) = (poison.clone(), poison.clone());
@@ -131,7 +142,7 @@ impl Plan {
             difference.merge(self.pattern.compare(part.lba, found, expected));
             Ok(())
         };
-        let measure = self.drive(host, IoKind::Read, prepare, inspect, progress, stop)?;
+        let measure = self.drive(host, IoKind::Read, prepare, inspect, observer)?;
         Ok((measure, difference))
     }
 
@@ -141,8 +152,7 @@ impl Plan {
         kind: IoKind,
         mut prepare: impl FnMut(&MemView, Part) -> Result<(), HostError>,
         mut inspect: impl FnMut(&MemView, Part) -> Result<(), HostError>,
-        progress: &mut Progress,
-        stop: &AtomicBool,
+        observer: &mut Observer<'_>,
     ) -> Result<Measure, DemoError> {
         let mut latency = Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3)
             .map_err(|error| DemoError::Internal(format!("latencies cannot be kept: {error}")))?;
@@ -150,12 +160,13 @@ impl Plan {
         let mut places: Vec<usize> = (0..depth).rev().collect();
         let mut ended = Vec::with_capacity(depth);
         let (mut next, mut commands, mut bytes) = (0, 0, 0);
-        let started = Instant::now();
+        let mut lap_end = self.lap.min(self.commands());
+        let mut started = Instant::now();
         while commands < self.commands() {
-            if stop.load(Ordering::Relaxed) {
+            if observer.stop.load(Ordering::Relaxed) {
                 return Err(DemoError::Interrupted);
             }
-            while next < self.commands()
+            while next < lap_end
                 && let Some(place) = places.pop()
             {
                 let part = self.part(next, place);
@@ -195,7 +206,13 @@ impl Plan {
                 inspect(host.data(), part)?;
                 places.push(place);
                 (commands, bytes) = (commands + 1, bytes + part.bytes as u64);
-                progress.advance(part.bytes as u64);
+                observer.progress.advance(part.bytes as u64);
+            }
+            if commands == lap_end {
+                let at_rest = Instant::now();
+                (observer.at_rest)();
+                started += at_rest.elapsed();
+                lap_end = (lap_end + self.lap.max(1)).min(self.commands());
             }
         }
         Ok(Measure {
