@@ -179,7 +179,8 @@ impl Requester {
             return Ok(());
         }
         shared.stats.lost_responses += 1;
-        let under_way = self.reads_in_flight;
+        // Each packet sent brings at most one answer.
+        let under_way = self.cursor.distance(self.una);
         self.retry(shared)?;
         self.recovering = Some(under_way);
         Ok(())

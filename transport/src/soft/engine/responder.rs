@@ -288,7 +288,7 @@ impl Responder {
     }
 
     /// A request that was received before (9.7.4.1.2, 9.7.4.4): SEND and WRITE
-    /// are acknowledged again and not done again; READ is done again.
+    /// are acknowledged again, where asked for, and not done again; READ is.
     fn duplicate(&mut self, headers: &Headers, mtu: u32, shared: &mut Shared) {
         shared.stats.duplicates += 1;
         let psn = headers.bth.psn;
@@ -297,7 +297,7 @@ impl Responder {
             headers.reth,
         ) {
             (Some(Kind::Send | Kind::Write), _) => {
-                if self.reply.is_none() {
+                if headers.bth.ack_request && self.reply.is_none() {
                     self.reply = Some(Reply::Ack);
                 }
             }

@@ -226,3 +226,31 @@ proptest! {
         check(&plan);
     }
 }
+
+/// One READ response was lost, and answers to all that followed it kept coming:
+/// each was once taken for a new loss, until no retry was left.
+#[test]
+fn answers_that_were_under_way_at_a_loss_are_not_losses_of_their_own() {
+    use What::{Read, Send};
+    check(&Plan {
+        seed: 1_228_165_231_610_111_186,
+        mtu: 256,
+        weather: Weather {
+            loss: 14,
+            duplicates: 0,
+            jitter_us: 0,
+        },
+        work: [
+            vec![
+                (Read, 4353),
+                (Send, 2561),
+                (Send, 4865),
+                (Read, 0),
+                (Send, 5889),
+            ],
+            vec![(Send, 0)],
+        ],
+        buffers: 1,
+        retry_count: 7,
+    });
+}
