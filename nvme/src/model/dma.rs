@@ -270,3 +270,7 @@ pub(super) fn lost(error: OutOfRange) -> Status {
     tracing::error!(%error, "the model went outside of a view");
     Status::INTERNAL_ERROR
 }
+
+#[cfg(test)]
+#[path = "dma_tests.rs"]
+mod tests;
