@@ -102,7 +102,7 @@ impl Responder {
             }),
             ..Headers::new(bth)
         };
-        let fits = sink.send(path, headers.len(), |out| {
+        let fits = sink.send(path, headers.size(), |out| {
             headers.write(out);
         });
         if !fits {
@@ -158,7 +158,7 @@ impl Responder {
             aeth: Some(aeth),
             ..Headers::new(bth)
         };
-        let fits = sink.send(path, headers.len() + len + pad_for(len), |out| {
+        let fits = sink.send(path, headers.size() + len + pad_for(len), |out| {
             if let Some(out) = headers.write(out) {
                 let (payload, pad) = out.split_at_mut(len.min(out.len()));
                 if let Some(piece) = piece {

@@ -85,7 +85,7 @@ impl Requester {
             reth: Some(reth),
             ..Headers::new(bth)
         };
-        let fits = sink.send(path, headers.len(), |out| {
+        let fits = sink.send(path, headers.size(), |out| {
             headers.write(out);
         });
         if !fits {
@@ -148,7 +148,7 @@ impl Requester {
                 index: self.current,
                 status: WcStatus::LocalProtection,
             })?;
-        let fits = sink.send(path, headers.len() + len + pad_for(len), |out| {
+        let fits = sink.send(path, headers.size() + len + pad_for(len), |out| {
             if let Some(out) = headers.write(out) {
                 let (payload, pad) = out.split_at_mut(len.min(out.len()));
                 pieces.read(payload);

@@ -399,7 +399,7 @@ impl Headers {
     }
 
     /// Bytes that [`Headers::write`] fills.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         let Some(layout) = self.bth.opcode.layout() else {
             return Bth::LEN;
         };
@@ -411,11 +411,6 @@ impl Headers {
             + usize::from(layout.atomic_ack) * 8
             + usize::from(layout.imm) * 4
             + usize::from(layout.ieth) * 4
-    }
-
-    /// Never: a packet has at least a BTH.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Writes the headers to the start of `out`, and gives the rest of it, or
@@ -558,7 +553,7 @@ mod tests {
     proptest! {
         #[test]
         fn headers_written_are_read_back(headers in any_headers(), words in 1usize..8) {
-            let mut packet = vec![0; headers.len() + words * 4];
+            let mut packet = vec![0; headers.size() + words * 4];
             prop_assert_eq!(headers.write(&mut packet).map(|rest| rest.len()), Some(words * 4));
             let (back, payload) = Headers::read(&packet).unwrap();
             prop_assert_eq!(back, headers);
@@ -570,13 +565,13 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..80),
         ) {
             if let Ok((headers, payload)) = Headers::read(&bytes) {
-                prop_assert!(headers.len() + payload.len() <= bytes.len());
+                prop_assert!(headers.size() + payload.len() <= bytes.len());
             }
         }
 
         #[test]
         fn headers_do_not_write_past_a_short_buffer(headers in any_headers(), cut in 1usize..12) {
-            let mut short = vec![0; headers.len() - cut];
+            let mut short = vec![0; headers.size() - cut];
             prop_assert!(headers.write(&mut short).is_none());
         }
     }

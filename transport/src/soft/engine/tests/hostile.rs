@@ -17,7 +17,7 @@ fn packet(pair: &Pair, opcode: Opcode, payload: usize, reth: Option<Reth>) -> Ve
         reth,
         ..Headers::new(bth)
     };
-    let mut bytes = vec![0; headers.len() + payload + usize::from(bth.pad)];
+    let mut bytes = vec![0; headers.size() + payload + usize::from(bth.pad)];
     headers.write(&mut bytes).unwrap();
     bytes
 }
@@ -118,7 +118,7 @@ fn a_read_response_of_wrong_length_ends_the_connection_and_writes_nothing() {
     let psn = Psn::new(attrs(Who::B, pair.a.qp, 1024).sq_psn);
     let bth = Bth::new(Opcode::RcReadResponseOnly, pair.b.qp.0, psn);
     let headers = Headers::new(bth);
-    let mut bytes = vec![0xaa; headers.len() + 104];
+    let mut bytes = vec![0xaa; headers.size() + 104];
     headers.write(&mut bytes).unwrap();
     pair.inject(Who::B, bytes);
     pair.run();
