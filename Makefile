@@ -38,7 +38,7 @@ check-fast: build-folder fmt clippy ## Format, clippy and the tests without the 
 
 .PHONY: lab
 lab: setup-test release ## Boot the lab and stay in it: a shell with both sides ready
-	@tests/lab/vm shell
+	@tests/lab/vm shell --topology two-cmb
 
 .PHONY: lab-test
 lab-test: release lab-image ## Only the tests that run in the lab

@@ -1,6 +1,7 @@
 # Shared by the scenarios, which run in the lab's guest with the test's folder as /share.
 # Each step prints one line, "ok - NAME" or "not ok - NAME", and what a step printed is in /share/log/NAME.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
+
 
 share=/share
 log=$share/log
