@@ -136,7 +136,7 @@ impl Side {
         self.engine.transmit(now, &mut self.wire);
         for (bytes, len) in &self.wire.slots[..self.wire.used] {
             *sent += 1;
-            if *sent % lose != 0 {
+            if !sent.is_multiple_of(lose) {
                 to.engine
                     .handle_packet(now, self.addr, to.addr, &bytes[..*len]);
             }

@@ -1,5 +1,5 @@
-//! The invariant CRC of RoCEv2 (InfiniBand Architecture, volume 1, annex
-//! A17.3.3, and 9.6 of the base specification).
+//! The invariant CRC of RoCEv2 (InfiniBand Architecture, volume 1, 7.8.1
+//! and annex A17).
 //!
 //! It is CRC-32 over eight bytes of ones (the link header that Ethernet does not
 //! have), the IP and UDP headers, and the packet from the BTH to the end of the

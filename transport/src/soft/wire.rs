@@ -13,7 +13,7 @@ pub use headers::{
 };
 pub use opcode::{Kind, Layout, Opcode};
 
-/// UDP destination port of RoCEv2 (annex A17.3.1).
+/// UDP destination port of RoCEv2 (annex A17).
 pub const ROCE_V2_PORT: u16 = 4791;
 
 /// The default partition, full membership: the only one there is on RoCEv2.

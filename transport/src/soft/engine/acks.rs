@@ -1,7 +1,7 @@
 //! The requester's other half: what comes back.
 //!
-//! InfiniBand Architecture, volume 1, 9.7.5 (acknowledgements), 9.7.4.2
-//! (READ responses), 9.9.2 (requester's errors). Responses come in the order of
+//! InfiniBand Architecture, volume 1, 9.7.6 (requester: receiving responses) and
+//! 9.9.2 (its errors). Responses come in the order of
 //! requests, and each says that all before it has been received; but a READ is
 //! only done when its own responses are here.
 //!
@@ -71,7 +71,7 @@ impl Requester {
             (Some(Kind::Ack), Some(aeth)) => match aeth.kind {
                 AethKind::Ack(_) => {
                     // An acknowledgement of what comes after a READ says that
-                    // its responses were sent and are lost (9.7.5.1.1).
+                    // its responses were sent and are lost.
                     match self.acknowledge(now, psn.plus(1), shared) {
                         Reach::Read(end) if !psn.is_before(end) => self.lost(shared),
                         _ => Ok(()),
@@ -146,7 +146,7 @@ impl Requester {
         let offset = psn.distance(wqe.first) * mtu;
         let len = (wqe.len - offset).min(mtu) as usize;
         if payload.len() != len {
-            // 9.9.2.4.2: a response of wrong length ends the queue pair.
+            // 9.9.2: a response of wrong length ends the queue pair.
             return Err(Failure::first(WcStatus::LocalLength));
         }
         shared
@@ -202,7 +202,7 @@ impl Requester {
         code: NakCode,
         shared: &mut Shared,
     ) -> Result<(), Failure> {
-        // A NAK acknowledges all before it (9.7.5.1.2).
+        // A NAK acknowledges all before it.
         self.acknowledge(now, psn, shared);
         let status = match code {
             NakCode::PsnSequence => {

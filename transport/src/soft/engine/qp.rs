@@ -129,7 +129,7 @@ impl Qp {
     }
 
     /// Brings the queue pair to the error state: what is outstanding is
-    /// flushed, and a half-received message's buffer too (10.3.1.7).
+    /// flushed, and a half-received message's buffer too (10.3.1).
     pub(super) fn enter_error(&mut self, failure: Option<Failure>, shared: &mut Shared) {
         if self.state == State::Error {
             return;
@@ -155,7 +155,7 @@ impl Qp {
     }
 
     /// Handles a packet for this queue pair. Its addresses count as part of
-    /// the connection (annex A17.4.5 sets them when it is made).
+    /// the connection.
     pub(super) fn handle(
         &mut self,
         now: Instant,
@@ -174,7 +174,7 @@ impl Qp {
             drops.wrong_peer += 1;
             return;
         }
-        // 10.9.3: partition keys match when their lower 15 bits do.
+        // 10.9: partition keys match when their lower 15 bits do.
         if headers.bth.pkey | 0x8000 != crate::soft::wire::DEFAULT_PKEY {
             drops.wrong_partition += 1;
             return;
@@ -190,7 +190,7 @@ impl Qp {
             }
             Some(Kind::Datagram) => drops.malformed += 1,
             // An opcode without layout is one of this service that has no
-            // meaning: a request that the responder refuses (9.7.4.1.2).
+            // meaning: a request that the responder refuses (9.7.4.1).
             Some(Kind::Send | Kind::Write | Kind::ReadRequest | Kind::Atomic) | None => {
                 if self
                     .responder

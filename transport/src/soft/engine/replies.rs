@@ -1,6 +1,6 @@
 //! What the responder says: READ responses, acknowledgements, NAKs.
 //!
-//! InfiniBand Architecture, volume 1, 9.7.5.1: responses leave in the order of
+//! InfiniBand Architecture, volume 1, 9.7.5: responses leave in the order of
 //! the requests they answer. So READ responses come first, and an
 //! acknowledgement, which is always for something later, after them. It covers
 //! all before it, so one note is enough.
@@ -136,7 +136,7 @@ impl Responder {
             (true, true) => Opcode::RcReadResponseLast,
         };
         // The key may have gone since the request was taken. For no bytes it
-        // need not be right (9.7.4.1.5).
+        // need not be right.
         let right = Right::RemoteRead;
         let piece = match shared.keys.resolve(job.rkey, job.addr, len as usize, right) {
             Ok(piece) => Some(piece),

@@ -197,7 +197,7 @@ impl Requester {
         Ok(())
     }
 
-    /// In the error state: each comes back at once (10.3.1.7).
+    /// In the error state: each comes back at once (10.3.1).
     pub(super) fn post_flushed(
         &mut self,
         wrs: &[SendWr],
@@ -286,7 +286,7 @@ impl Requester {
     }
 
     /// Something new was acknowledged: the retry counters start anew
-    /// (9.7.5.2.8, 9.9.2.4.1).
+    /// (9.7.5.2.8, 9.9.2).
     pub(super) fn made_progress(&mut self) {
         self.retries_left = self.retry_count;
         self.rnr_left = self.rnr_retry;

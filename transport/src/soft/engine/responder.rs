@@ -17,7 +17,7 @@ use crate::soft::memory::Right;
 use crate::soft::psn::Psn;
 use crate::soft::wire::{AethKind, Headers, Kind, Layout, NakCode, Reth};
 
-/// The longest message a request may announce (9.7.4.1.6: 2^31 bytes).
+/// The longest message a request may announce (9.7.4: 2^31 bytes).
 const MAX_LENGTH: u32 = 1 << 31;
 
 /// A request was refused for good: its NAK is noted, and the queue pair goes to
@@ -47,7 +47,7 @@ pub(super) struct Responder {
     max_jobs: usize,
     pub(super) reply: Option<Reply>,
     /// A gap was reported, or the peer told to wait: until the expected packet
-    /// comes, others are dropped without a word (9.7.5.1.2).
+    /// comes, others are dropped without a word.
     silent: bool,
 }
 
@@ -123,7 +123,7 @@ impl Responder {
         mtu: u32,
         shared: &mut Shared,
     ) -> Result<(), NakCode> {
-        // 9.7.4.1.3, table 44: which opcodes may follow which.
+        // 9.7.4.1: which opcodes may follow which.
         let in_sequence = match self.inbound {
             Inbound::None => layout.start,
             Inbound::Send { .. } => layout.kind == Kind::Send && !layout.start,
@@ -218,7 +218,7 @@ impl Responder {
                 if reth.len > MAX_LENGTH {
                     return Err(NakCode::InvalidRequest);
                 }
-                // 9.7.4.1.5: the whole range is checked before the first byte.
+                // 9.7.4.1: the whole range is checked before the first byte.
                 if reth.len > 0 {
                     shared
                         .keys
@@ -231,7 +231,7 @@ impl Responder {
         };
         let len = payload.len() as u32;
         let left = reth.len - received;
-        // 9.7.4.1.6: the payloads must add up to the announced length.
+        // 9.7.4.1: the payloads must add up to the announced length.
         if len > left || layout.end != (len == left) {
             return Err(NakCode::InvalidRequest);
         }
@@ -257,7 +257,7 @@ impl Responder {
     }
 
     fn read(&mut self, psn: Psn, reth: Reth, mtu: u32, shared: &mut Shared) -> Result<(), NakCode> {
-        // 9.7.4.1.7: more READs than were agreed on.
+        // 9.7.4: more READs than were agreed on.
         if self.jobs.len() >= self.max_jobs || reth.len > MAX_LENGTH {
             return Err(NakCode::InvalidRequest);
         }
@@ -287,7 +287,7 @@ impl Responder {
         }
     }
 
-    /// A request that was received before (9.7.4.1.2, 9.7.4.4): SEND and WRITE
+    /// A request that was received before (9.7.4): SEND and WRITE
     /// are acknowledged again, where asked for, and not done again; READ is.
     fn duplicate(&mut self, headers: &Headers, mtu: u32, shared: &mut Shared) {
         shared.stats.duplicates += 1;
@@ -386,7 +386,7 @@ fn packets(len: u32, mtu: u32) -> u32 {
     len.div_ceil(mtu).max(1)
 }
 
-/// 9.7.4.1.6: full packets up to the last, and no empty last one.
+/// 9.7.4.1: full packets up to the last, and no empty last one.
 fn check_length(layout: Layout, payload: &[u8], mtu: u32) -> Result<(), NakCode> {
     let (len, mtu) = (payload.len(), mtu as usize);
     let ok = match (layout.start, layout.end) {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// The time an RNR NAK asks to wait, for its timer code (InfiniBand
-/// Architecture, volume 1, 9.7.5.2.8, table 47), in units of 10 µs.
+/// Architecture, volume 1, 9.7.5.2.8), in units of 10 µs.
 const RNR_TENS_OF_US: [u32; 32] = [
     65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536,
     2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,

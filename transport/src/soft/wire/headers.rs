@@ -205,7 +205,7 @@ struct RawAtomicEth {
     compare: U64,
 }
 
-/// Why a responder refuses a request (table 46, "NAK codes", 9.7.5.2.2).
+/// Why a responder refuses a request ("NAK codes", 9.7.5.2).
 #[open_enum]
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -222,12 +222,12 @@ pub enum NakCode {
     InvalidRdRequest = 4,
 }
 
-/// What an acknowledgement says (table 45, "AETH syndrome", 9.7.5.2.1).
+/// What an acknowledgement says ("AETH syndrome", 9.7.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AethKind {
     /// Received. The value is the end-to-end credit code, 31 for "none given".
     Ack(u8),
-    /// No receive buffer: wait. The value is the timer code (table 47).
+    /// No receive buffer: wait. The value is the timer code (9.7.5.2.8).
     RnrNak(u8),
     /// Refused, or asked for again.
     Nak(NakCode),
@@ -257,7 +257,7 @@ struct AethWord {
 
 impl Aeth {
     /// Credit code of a responder that does not limit by credits, as one with
-    /// a shared receive queue must (9.7.7.2.5).
+    /// a shared receive queue must (9.7.7.2).
     pub const NO_CREDITS: u8 = 31;
 
     fn from_word(word: u32) -> Self {

@@ -1,6 +1,6 @@
 //! Opcodes of the base transport header and what each one brings along.
 //!
-//! InfiniBand Architecture, volume 1, 9.2.1 (table 38, "OpCode field"): the top
+//! InfiniBand Architecture, volume 1, 9.2.1 ("OpCode"): the top
 //! three bits are the transport service, the lower five the operation. Only
 //! reliable connection and unreliable datagram are known here; any other value
 //! survives as a number, without a [`Layout`].
@@ -140,7 +140,7 @@ impl Layout {
 }
 
 impl Opcode {
-    /// The layout, for the opcodes this adapter knows (table 39 of 9.2.1:
+    /// The layout, for the opcodes this adapter knows (9.2.1:
     /// packet contents following the BTH).
     pub const fn layout(self) -> Option<Layout> {
         use Kind::{Ack, Atomic, AtomicAck, Datagram, ReadRequest, ReadResponse, Send, Write};
