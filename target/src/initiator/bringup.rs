@@ -228,6 +228,13 @@ impl<'a> Host<'a> {
 
     /// Ends the I/O queues and tells the controller to shut down.
     pub(super) fn shut_down(&mut self) -> Result<(), HostError> {
+        // A controller that shuts down takes no Keep Alive any more: none may
+        // come due, and none be on its way.
+        self.keep_alive_at = None;
+        let deadline = Instant::now() + self.options.timeout;
+        while self.keep_alive_out {
+            self.turn(deadline, "Keep Alive")?;
+        }
         self.end_queues(1);
         let cc = enabled()
             .with_shn(ShutdownNotification::Normal)

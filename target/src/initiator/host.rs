@@ -48,7 +48,7 @@ pub struct Host<'a> {
     pub(super) verdict: Option<CmEvent>,
     /// When the next Keep Alive is due, if there are any.
     pub(super) keep_alive_at: Option<Instant>,
-    keep_alive_out: bool,
+    pub(super) keep_alive_out: bool,
     sweep_at: Instant,
     /// Connections are being ended: work requests are expected to fail.
     pub(super) ending: bool,

@@ -301,3 +301,21 @@ fn the_discovery_log_is_read_whole_and_of_one_generation() {
         .unwrap_err();
     assert!(error.to_string().contains("changes faster"), "{error}");
 }
+
+#[test]
+fn a_controller_that_shuts_down_gets_no_keep_alive() {
+    let (fabric, mut endpoint) = endpoint(Script {
+        shutdown_reads: 6,
+        ..Script::default()
+    });
+    let options = HostOptions {
+        kato_ms: 4,
+        ..options()
+    };
+    // The target panics at any admin command that comes during the shutdown.
+    Host::connect(&mut endpoint, options)
+        .unwrap()
+        .disconnect()
+        .unwrap();
+    assert_eq!(fabric.lock().unwrap().target.script.shutdown_reads, 0);
+}

@@ -31,6 +31,8 @@ pub struct Script {
     /// Changes the response to an opcode.
     pub mangle: Option<(u8, Mangle)>,
     pub ready: bool,
+    /// Reads of CSTS until a shutdown is told to be complete.
+    pub shutdown_reads: u32,
     /// Reads succeed, and place nothing.
     pub loses_read_data: bool,
     pub ioccsz: u32,
@@ -55,6 +57,7 @@ impl Default for Script {
             invalidates: None,
             mangle: None,
             ready: true,
+            shutdown_reads: 1,
             loses_read_data: false,
             ioccsz: 4,
             queues: 64,
@@ -153,7 +156,7 @@ impl Target {
             let fabrics = FabricsCommand::from(*sqe);
             return match fabrics.fctype {
                 FabricsType::Connect => self.connect(qid, sqe, resolve),
-                FabricsType::PropertyGet => ok(self.property_get(PropertyGet::from(*sqe))),
+                FabricsType::PropertyGet => ok(self.property_get(&PropertyGet::from(*sqe))),
                 FabricsType::PropertySet => {
                     let set = PropertySet::from(*sqe);
                     assert_eq!(set.offset.get(), offset::CC);
@@ -167,6 +170,11 @@ impl Target {
             self.cc & 1,
             1,
             "an admin command on a controller that is not enabled"
+        );
+        assert_eq!(
+            self.cc >> 14 & 3,
+            0,
+            "an admin command on a controller that shuts down"
         );
         match AdminOpcode(sqe.opcode()) {
             AdminOpcode::Identify => {
@@ -212,7 +220,7 @@ impl Target {
         }
     }
 
-    fn property_get(&self, get: PropertyGet) -> u64 {
+    fn property_get(&mut self, get: &PropertyGet) -> u64 {
         match get.offset.get() {
             offset::CAP => Cap::new()
                 .with_mqes_z(127)
@@ -222,7 +230,14 @@ impl Target {
                 .get(),
             offset::VS => Version::V1_4.into_bits().get().into(),
             offset::CSTS => {
-                let shut = if self.cc >> 14 & 3 == 1 { 2 << 2 } else { 0 };
+                let shutting_down = self.cc >> 14 & 3 == 1;
+                let left = &mut self.script.shutdown_reads;
+                *left = left.saturating_sub(u32::from(shutting_down));
+                let shut = match (shutting_down, *left) {
+                    (false, _) => 0,
+                    (true, 0) => 2 << 2,
+                    (true, _) => 1 << 2,
+                };
                 u64::from(self.cc & 1 == 1 && self.script.ready) | shut
             }
             other => panic!("property {other:#x} is not expected"),
