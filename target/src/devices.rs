@@ -134,6 +134,9 @@ impl Devices for VfioDevices {
     type Backing = VfioBacking;
 
     fn open(&self, address: PciAddress) -> anyhow::Result<VfioBacking> {
+        // What is wrong with the device is worth more than that VFIO, which it
+        // would have loaded, is not there.
+        openable(address, &self.topology)?;
         let container = self.container()?;
         let device = container.open_device(address, &self.topology)?;
         Ok(VfioBacking::open(device, container)?)
