@@ -3,6 +3,7 @@
 //!
 //! The driver is generic over its [`Backing`]: VFIO in life, the model in tests
 //! and in the demo.
+#![forbid(unsafe_code)]
 
 mod backing;
 pub mod driver;

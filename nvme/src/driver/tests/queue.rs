@@ -296,3 +296,52 @@ fn the_tap_sees_what_the_controller_will_read() {
     assert_eq!(data[0], command.dptr.prp1());
     assert_eq!(&data[1..], &list[..]);
 }
+
+#[test]
+fn rings_that_the_controller_did_not_delete_stay_mapped_until_it_is_closed() {
+    let bench = Bench::with_cmbs();
+    let options = Options {
+        admin_timeout: Duration::from_millis(50),
+        ..Options::default()
+    };
+    let controller = Controller::open(bench.near.backing(), options).unwrap();
+    let far = open(&bench.far);
+    let mut witness = far.create_io_queue_pair(4).unwrap();
+    // Another controller finds out whether the address still answers.
+    let mut answers = |iova| {
+        let view = sidelane_p2p::MemView::anonymous(512);
+        let ring = Region::new(
+            "ring",
+            sidelane_p2p::Placement::Host,
+            iova,
+            view,
+            Box::new(()),
+        );
+        let data = DataPointer {
+            region: &ring,
+            offset: 0,
+            len: 512,
+        };
+        let write = IoCommand::Write {
+            nsid: 1,
+            slba: 0,
+            blocks: 1,
+            data,
+            fua: false,
+        };
+        run(&mut witness, write).is_success()
+    };
+    let deleted = controller.create_io_queue_pair(64).unwrap();
+    let stuck = controller.create_io_queue_pair(64).unwrap();
+    let gone = deleted.memory()[0].iova();
+    let kept = stuck.memory()[0].iova();
+    deleted.delete().unwrap();
+    assert!(!answers(gone));
+    bench.near.set_defer(true);
+    assert!(matches!(stuck.delete(), Err(DriverError::Timeout { .. })));
+    assert!(answers(kept));
+    let error = controller.create_io_queue_pair(4).err().unwrap();
+    assert!(matches!(error, DriverError::GivenUp { .. }), "{error}");
+    drop(controller);
+    assert!(!answers(kept));
+}
