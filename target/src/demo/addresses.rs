@@ -125,4 +125,14 @@ mod tests {
         });
         assert!(matches!(other, Err(OpenFailure::Other(_))) && calls == 1);
     }
+
+    #[test]
+    fn an_address_that_an_adapter_has_is_told_from_one_that_nobody_has() {
+        let address = Addresses::random().target;
+        let _held = sidelane_transport::soft::open(address, 1).unwrap();
+        let error = sidelane_transport::soft::open(address, 1).unwrap_err();
+        assert!(is_in_use(&error.into()));
+        let foreign = sidelane_transport::soft::open([192, 0, 2, 1].into(), 1).unwrap_err();
+        assert!(!is_in_use(&foreign.into()));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sidelane_nvme::spec::{AdminOpcode, NvmOpcode, Sgls, Status};
+use sidelane_nvme::spec::{NvmOpcode, Sgls};
 
 use super::double::pair;
 use super::target::{Script, Target};

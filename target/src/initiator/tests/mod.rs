@@ -7,7 +7,7 @@ mod target;
 use std::time::{Duration, Instant};
 
 use double::{Shared, pair};
-use sidelane_nvme::spec::Status;
+use sidelane_nvme::spec::{AdminOpcode, Status};
 use target::Target;
 pub(crate) use target::{BLOCK, BLOCKS, Script};
 
@@ -244,24 +244,24 @@ fn keep_alive_is_sent_twice_in_its_time_and_its_failure_is_fatal() {
     };
     let mut host = Host::connect(&mut endpoint, options).unwrap();
     let started = Instant::now();
-    while started.elapsed() < Duration::from_millis(110) {
-        host.poll(|_| ()).unwrap();
-        host.wait(Duration::from_secs(1)).unwrap();
-    }
-    let sent = |fabric: &Shared| {
-        fabric
-            .lock()
-            .unwrap()
-            .target
-            .log
-            .iter()
-            .filter(|(_, opcode, _)| *opcode == 0x18)
+    let sent = || {
+        let log = &fabric.lock().unwrap().target.log;
+        log.iter()
+            .filter(|(_, opcode, _)| *opcode == AdminOpcode::KeepAlive.0)
             .count()
     };
+    while sent() < 4 {
+        host.poll(|_| ()).unwrap();
+        host.wait(Duration::from_secs(1)).unwrap();
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "{} in 5 s",
+            sent()
+        );
+    }
     assert!(
-        (3..=6).contains(&sent(&fabric)),
-        "{} in 110 ms with 40 ms",
-        sent(&fabric)
+        started.elapsed() >= Duration::from_millis(60),
+        "four are sent in 80 ms, not earlier"
     );
     fabric.lock().unwrap().target.script.mangle = Some((0x18, |cqe| cqe[14] = 0x19 << 1));
     let error = loop {
