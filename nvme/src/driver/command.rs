@@ -40,6 +40,19 @@ pub enum IoCommand<'a> {
         /// Force unit access: complete only when the data is on the media.
         fua: bool,
     },
+    /// Data in memory is compared with the namespace's: success when it is the
+    /// same, [`Status::COMPARE_FAILURE`](crate::spec::Status::COMPARE_FAILURE)
+    /// when not. Only where the controller supports it (ONCS).
+    Compare {
+        /// Namespace.
+        nsid: u32,
+        /// First logical block.
+        slba: u64,
+        /// Logical blocks.
+        blocks: u32,
+        /// Where the data is: as long as the blocks.
+        data: DataPointer<'a>,
+    },
     /// What was written is to be on the media.
     Flush {
         /// Namespace.
@@ -121,6 +134,19 @@ impl Maker<'_> {
                     .with_fua(fua);
                 (
                     read_write(NvmOpcode::Write, nsid, slba, cdw12, &pointer),
+                    pointer.list_len,
+                )
+            }
+            IoCommand::Compare {
+                nsid,
+                slba,
+                blocks,
+                ref data,
+            } => {
+                let pointer = transfer(nsid, blocks, data)?;
+                let cdw12 = ReadWriteCdw12::new().with_nlb_z((blocks - 1) as u16);
+                (
+                    read_write(NvmOpcode::Compare, nsid, slba, cdw12, &pointer),
                     pointer.list_len,
                 )
             }

@@ -55,7 +55,10 @@ impl State {
             sqes: QueueEntrySizes::new().with_min(6).with_max(6),
             cqes: QueueEntrySizes::new().with_min(4).with_max(4),
             nn: (self.namespaces.len() as u32).into(),
-            oncs: Oncs::new().with_dsm(true).with_write_zeroes(true),
+            oncs: Oncs::new()
+                .with_compare(true)
+                .with_dsm(true)
+                .with_write_zeroes(true),
             fna: Fna::new(),
             vwc: Vwc::new().with_present(true),
             sgls: Sgls::new()

@@ -2,6 +2,8 @@
 
 use zerocopy::{FromZeros, IntoBytes};
 
+use sidelane_p2p::MemView;
+
 use super::state::State;
 use super::touch::{Direction, Purpose};
 use crate::spec::{
@@ -20,6 +22,7 @@ impl State {
         match NvmOpcode(sqe.opcode()) {
             NvmOpcode::Read => self.transfer(ReadWrite::from(*sqe), sqe, Direction::ToMemory),
             NvmOpcode::Write => self.transfer(ReadWrite::from(*sqe), sqe, Direction::FromMemory),
+            NvmOpcode::Compare => self.compare(ReadWrite::from(*sqe), sqe),
             NvmOpcode::Flush if nsid == NSID_ALL => Ok(()),
             NvmOpcode::Flush => self
                 .namespace(nsid)
@@ -66,12 +69,7 @@ impl State {
         direction: Direction,
     ) -> Result<(), Status> {
         let nsid = command.nsid.get();
-        let blocks = u64::from(command.cdw12.nlb_z()) + 1;
-        let span = self.span(nsid, command.slba.get(), blocks)?;
-        let mdts = self.options.mdts;
-        if mdts != 0 && span.len > 4096 << mdts {
-            return Err(Status::INVALID_FIELD.with_dnr(true));
-        }
+        let span = self.transfer_span(&command)?;
         let len = span.len as usize;
         let mut at = span.at;
         for segment in self.dma.segments(sqe, len, direction)? {
@@ -101,6 +99,42 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Compares block by block what memory holds with the media.
+    fn compare(&mut self, command: ReadWrite, sqe: &Sqe) -> Result<(), Status> {
+        let nsid = command.nsid.get();
+        let span = self.transfer_span(&command)?;
+        let mut at = span.at;
+        for segment in self
+            .dma
+            .segments(sqe, span.len as usize, Direction::FromMemory)?
+        {
+            let mut theirs = vec![0; segment.len];
+            self.dma.read(segment.address, &mut theirs, Purpose::Data)?;
+            let ours = MemView::anonymous(segment.len);
+            let namespace = self.namespace(nsid).ok_or(Status::INVALID_NAMESPACE)?;
+            let read = namespace.storage.read(at, &ours, 0, segment.len);
+            read.map_err(super::dma::lost)?;
+            let mut media = vec![0; segment.len];
+            ours.read(0, &mut media).map_err(super::dma::lost)?;
+            if theirs != media {
+                return Err(Status::COMPARE_FAILURE);
+            }
+            at += segment.len as u64;
+        }
+        Ok(())
+    }
+
+    /// The bytes that a command with data moves, if it may move so many.
+    fn transfer_span(&mut self, command: &ReadWrite) -> Result<Span, Status> {
+        let blocks = u64::from(command.cdw12.nlb_z()) + 1;
+        let span = self.span(command.nsid.get(), command.slba.get(), blocks)?;
+        let mdts = self.options.mdts;
+        if mdts != 0 && span.len > 4096 << mdts {
+            return Err(Status::INVALID_FIELD.with_dnr(true));
+        }
+        Ok(span)
     }
 
     fn dataset_management(&mut self, sqe: &Sqe) -> Result<(), Status> {

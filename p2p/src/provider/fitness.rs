@@ -19,6 +19,8 @@ pub enum PathReason {
     NoRoute,
     /// The controller does not take data of this direction in its own memory.
     DirectionUnsupported,
+    /// The topology has a route, and a transfer by it was tried and failed.
+    ProbeFailed,
     /// The host sent the data inside the command's capsule, and capsules are
     /// received in host memory.
     InCapsule,
@@ -26,12 +28,13 @@ pub enum PathReason {
 
 impl PathReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Peer,
         Self::HostByPolicy,
         Self::NoProvider,
         Self::NoRoute,
         Self::DirectionUnsupported,
+        Self::ProbeFailed,
         Self::InCapsule,
     ];
 
@@ -43,6 +46,7 @@ impl PathReason {
             Self::NoProvider => "no-provider",
             Self::NoRoute => "no-route",
             Self::DirectionUnsupported => "direction-unsupported",
+            Self::ProbeFailed => "probe-failed",
             Self::InCapsule => "in-capsule",
         }
     }

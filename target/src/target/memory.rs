@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use sidelane_config::{Config, Namespace, P2pPolicy, ProviderChoice, ProviderKind};
+use sidelane_config::{
+    Backend as Storage, Config, Namespace, P2pPolicy, ProviderChoice, ProviderKind,
+};
 use sidelane_p2p::pool::{Pool, PoolSpec};
-use sidelane_p2p::provider::{CmbProvider, HostProvider, Provider};
-use sidelane_p2p::{DmaSpace, PciAddress, Region};
+use sidelane_p2p::provider::{CmbProvider, Fitness, HostProvider, OwnUse, PathReason, Provider};
+use sidelane_p2p::{DmaSpace, PciAddress, Placement, Region};
 
+use super::probe;
 use super::ssds::{Ssds, address};
 use crate::devices::Devices;
 use crate::reactor::DataPath;
@@ -71,7 +74,16 @@ pub(super) fn plan<D: Devices>(
     for subsystem in &config.subsystems {
         for namespace in &subsystem.namespaces {
             let ssd = namespace.backend.device().map(address).transpose()?;
-            let judge = |memory, clients: &[PciAddress]| devices.verdict(memory, clients);
+            let judge = |memory, clients: &[PciAddress]| {
+                let fitness = devices.verdict(memory, clients);
+                match opened
+                    .iter()
+                    .find(|opened| opened.candidate.placement == memory)
+                {
+                    Some(opened) if fitness.is_peer() => probed(fitness, opened, namespace, ssds),
+                    _ => fitness,
+                }
+            };
             let choice = choose(namespace.p2p, &namespace.provider, ssd, &candidates, judge)
                 .with_context(|| format!("{} nsid {}", subsystem.nqn, namespace.nsid))?;
             let reads = pools.number(choice.reads);
@@ -108,6 +120,48 @@ pub(super) fn plan<D: Devices>(
         facts,
         chosen,
     })
+}
+
+/// A judgement of peer memory, with the legs to a namespace's SSD tried.
+fn probed<B: sidelane_nvme::Backing>(
+    fitness: Fitness,
+    opened: &Opened,
+    namespace: &Namespace,
+    ssds: &Ssds<B>,
+) -> Fitness {
+    let Storage::Nvme { device, nsid } = &namespace.backend else {
+        return fitness;
+    };
+    let ssd = address(device).ok();
+    let Some((ssd, controller)) = ssd.and_then(|ssd| Some((ssd, ssds.get(&ssd)?))) else {
+        return fitness;
+    };
+    let own = matches!(opened.candidate.placement, Placement::Peer { device, .. } if device == ssd);
+    let uses = match own {
+        true => opened.candidate.own_use,
+        // To another device it is plain memory.
+        false => OwnUse {
+            reads: true,
+            writes: true,
+        },
+    };
+    match probe::prove(controller, *nsid, &opened.region, uses) {
+        Ok(said) => Fitness {
+            text: format!("{}; {said}", fitness.text),
+            ..fitness
+        },
+        Err(error) => Fitness {
+            code: PathReason::ProbeFailed,
+            text: format!(
+                "{}, but a transfer that was tried failed: {error:#}",
+                fitness.text
+            ),
+            remedy: Some(format!(
+                "look for DMA or IOMMU faults of {ssd} in `dmesg`, or use other memory"
+            )),
+            ..fitness
+        },
+    }
 }
 
 fn chosen(
@@ -258,7 +312,7 @@ fn open_all<B: sidelane_nvme::Backing>(
         };
         let address = address(device)?;
         let known = opened.iter().any(|opened: &Opened| {
-            matches!(opened.candidate.placement, sidelane_p2p::Placement::Peer { device, .. } if device == address)
+            matches!(opened.candidate.placement, Placement::Peer { device, .. } if device == address)
         });
         if !known && let Some(cmb) = cmb(ssds, address)? {
             match open(cmb.name(), &cmb, usize::MAX) {

@@ -7,6 +7,7 @@
 mod journal;
 mod memory;
 mod offer;
+mod probe;
 mod ssds;
 
 use std::collections::BTreeMap;

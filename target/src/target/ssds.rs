@@ -51,7 +51,8 @@ pub(super) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<S
         .into_iter()
         .map(|(address, queues, backing)| {
             let options = Options {
-                io_queues: queues.max(1),
+                // And one to try its memory with.
+                io_queues: queues + 1,
                 ..Options::default()
             };
             let controller = Controller::open(Arc::new(backing), options)

@@ -406,3 +406,27 @@ fn memory_that_is_not_mapped_any_more_gives_an_error_and_not_data() {
     assert!(status.same_code(Status::DATA_TRANSFER_ERROR), "{status}");
     assert_eq!(bench.near.touched().faults, 1);
 }
+
+#[test]
+fn a_comparison_tells_what_is_the_same_from_what_is_not() {
+    let (bench, _controller, mut queue, region) = bench_with_queue();
+    let data = DataPointer {
+        region: &region,
+        offset: 0,
+        len: 1024,
+    };
+    let compare = IoCommand::Compare {
+        nsid: 1,
+        slba: 4,
+        blocks: 2,
+        data,
+    };
+    region.view().write(0, &[0; 1024]).unwrap();
+    assert!(run(&mut queue, compare).is_success());
+    region.view().write(1023, &[1]).unwrap();
+    let status = run(&mut queue, compare);
+    assert!(status.same_code(Status::COMPARE_FAILURE), "{status}");
+    let mut media = [1; 512];
+    bench.near.read_media(1, 5 * 512, &mut media).unwrap();
+    assert_eq!(media, [0; 512]);
+}
