@@ -98,7 +98,8 @@ pub struct ReactorCounters {
     pub flush_batches: Counter,
     /// Commands in those batches.
     pub flushed_commands: Counter,
-    /// Commands that ended without being answered: their connection was gone.
+    /// Commands that ended without being answered: their connection was gone,
+    /// or their controller was reset.
     pub abandoned: Counter,
     /// Response slots dropped unspent; anything but 0 is a defect.
     pub unspent_permits: Counter,
@@ -261,7 +262,8 @@ pub struct ReactorReport {
     pub flush_batches: u64,
     /// Commands in those batches.
     pub flushed_commands: u64,
-    /// Commands that ended unanswered: their connection was gone.
+    /// Commands that ended unanswered: their connection was gone, or their
+    /// controller was reset.
     pub abandoned: u64,
     /// Response slots dropped unspent; anything but 0 is a defect.
     pub unspent_permits: u64,

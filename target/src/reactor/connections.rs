@@ -42,6 +42,13 @@ pub(super) struct Connection {
     qp_destroyed: bool,
 }
 
+impl Connection {
+    /// Whether the host has more commands under way than slots were promised.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.in_use > slots_for(self.depth)
+    }
+}
+
 /// The table of connections.
 pub(super) struct Connections {
     table: Vec<Option<Connection>>,
@@ -116,6 +123,14 @@ impl Connections {
         }
         connection.in_flight += usize::from(wr.signaled);
         connection.outbox.push(wr);
+    }
+
+    /// A command may have brought the time nearer at which a session wants to be
+    /// looked at, as Connect does with its keep-alive timeout.
+    pub(super) fn note_deadline(&mut self, index: usize) {
+        if let Some(Some(connection)) = self.table.get(index) {
+            self.deadline = earlier(self.deadline, connection.session.deadline());
+        }
     }
 
     fn indices(&self) -> Vec<usize> {
@@ -324,7 +339,10 @@ impl Reactor {
                 continue;
             };
             if let Some(since) = connection.closing {
-                next = earlier(next, Some(since + DRAIN_LIMIT));
+                // Once the queue pair is gone, only backends are waited for, and
+                // those say when they are done.
+                let drained = connection.qp_destroyed;
+                next = earlier(next, (!drained).then(|| since + DRAIN_LIMIT));
                 continue;
             }
             if let Some(reason) = connection.session.tick(now) {

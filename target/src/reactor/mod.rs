@@ -423,7 +423,7 @@ impl Reactor {
 
     fn poll_backend(&mut self, namespace: usize, now: Instant) -> bool {
         let queued = &mut self.namespaces[namespace];
-        if queued.namespace.backend.outstanding() == 0 {
+        if queued.namespace.backend.outstanding() == 0 && queued.backlog.is_empty() {
             return false;
         }
         let mut done = DoneList::new();

@@ -22,11 +22,14 @@ use super::messages::SQE_BYTES;
 use super::request::{Permit, Purpose, Request, State};
 use super::{CONTROL_POOL, Reactor};
 use crate::backend::Blocks;
-use crate::session::{Completion, IoOp, IoRequest, Step, dsm_ranges};
+use crate::session::{CloseReason, Completion, IoOp, IoRequest, Step, dsm_ranges};
 
 /// Marks the work request of which only failure makes a completion: the data of
 /// a read, with the response behind it.
 const UNSIGNALED: u64 = 1 << 63;
+
+/// The data pointer names a place that the data cannot come from or go to.
+const WRONG_PLACE: Status = Status::SGL_TYPE_INVALID.with_dnr(true);
 
 impl Reactor {
     /// A message arrived in a slot.
@@ -43,11 +46,19 @@ impl Reactor {
                 .get(*index)
                 .is_some_and(|c| c.closing.is_none())
         });
-        let Some(index) = open.filter(|_| wc.status == WcStatus::Success) else {
+        let Some(index) = open else {
             // The connection has ended; only its buffer counts.
             self.repost(slot, now);
             return;
         };
+        if wc.status != WcStatus::Success {
+            // Its queue pair is in the error state: nothing more will come, and
+            // nothing that is posted may be on its way to say so.
+            tracing::warn!(port, qp = ?wc.qp, status = ?wc.status, "connection ended: a message was not received");
+            self.repost(slot, now);
+            self.close(index, now);
+            return;
+        }
         self.counters.commands.add(1);
         self.requests[slot] = Request {
             conn: index,
@@ -60,6 +71,13 @@ impl Reactor {
             return;
         };
         connection.in_use += 1;
+        if connection.is_overrun() {
+            // The session counts by the size that Connect named; the slots of
+            // others are protected by what the connection was promised.
+            tracing::warn!(key = ?connection.key, reason = %CloseReason::QueueOverrun, "connection ended");
+            self.close(index, now);
+            return;
+        }
         if (wc.len as usize) < SQE_BYTES {
             tracing::warn!(key = ?connection.key, len = wc.len, "connection ended: a capsule shorter than a command");
             self.close(index, now);
@@ -94,6 +112,9 @@ impl Reactor {
             return;
         };
         let step = connection.session.command(&sqe, host_len, now);
+        if !matches!(step, Step::Io(_)) {
+            self.connections.note_deadline(index);
+        }
         self.step(slot, step, now);
         self.answer_held(index, now);
     }
@@ -109,6 +130,10 @@ impl Reactor {
                 } else {
                     self.want_buffer(slot, CONTROL_POOL, len as usize, now);
                 }
+            }
+            // An answer goes where a key says; a capsule is not written to.
+            Step::Reply { .. } if in_capsule(&self.requests[slot].host).is_some() => {
+                self.respond(slot, Completion::of(WRONG_PLACE), now);
             }
             Step::Reply { data, completion } => {
                 self.requests[slot].completion = completion;
@@ -146,8 +171,8 @@ impl Reactor {
             IoOp::Write => Some(namespace.writes),
             IoOp::Flush | IoOp::WriteZeroes { .. } | IoOp::Deallocate { .. } => None,
         };
-        let in_capsule = matches!(request.host, HostData::InCapsule { .. });
-        let allowed = namespace.in_capsule;
+        let in_capsule = in_capsule(&request.host);
+        let allowed = namespace.in_capsule && io.op == IoOp::Write;
         request.io = Some(io);
         match way {
             // All its ranges were empty: there is nothing to do, and that is done.
@@ -155,18 +180,19 @@ impl Reactor {
                 self.respond(slot, Completion::OK, now);
             }
             None => self.execute(slot, now),
-            Some(_) if in_capsule && allowed => {
+            // Data in a capsule is in host memory, which `require` rules out;
+            // IOCCSZ told the host so. And it only ever goes to the target.
+            Some(_) if in_capsule.is_some() && !allowed => {
+                self.respond(slot, Completion::of(WRONG_PLACE), now);
+            }
+            // SSDs take data from whole dwords only.
+            Some(_) if in_capsule.is_some_and(|offset| offset % 4 != 0) => {
+                let status = Status::SGL_OFFSET_INVALID.with_dnr(true);
+                self.respond(slot, Completion::of(status), now);
+            }
+            Some(_) if in_capsule.is_some() => {
                 request.path = PathReason::InCapsule;
                 self.execute(slot, now);
-            }
-            // Data in a capsule is in host memory, which `require` rules out;
-            // IOCCSZ told the host so.
-            Some(_) if in_capsule => {
-                self.respond(
-                    slot,
-                    Completion::of(Status::SGL_TYPE_INVALID.with_dnr(true)),
-                    now,
-                );
             }
             Some(way) => {
                 request.path = way.path;
@@ -445,7 +471,9 @@ impl Reactor {
             (Some(buffer), _) => buffer.read(0, &mut data),
             (None, HostData::InCapsule { offset, .. }) => {
                 let port = &self.ports[self.port_of(slot)];
-                let at = port.messages.capsule_data(slot - port.first_slot, *offset as usize);
+                let at = port
+                    .messages
+                    .capsule_data(slot - port.first_slot, *offset as usize);
                 port.messages.region().view().read(at, &mut data)
             }
             (None, _) => Ok(()),
@@ -460,6 +488,7 @@ impl Reactor {
             return;
         };
         let step = connection.session.data(&sqe, &data, now);
+        self.connections.note_deadline(index);
         if let Step::Io(IoRequest {
             op: IoOp::Deallocate { .. },
             ..
@@ -475,21 +504,35 @@ impl Reactor {
         self.answer_held(index, now);
     }
 
-    /// Answers commands that were held until now (AER).
+    /// Answers commands that were held until now (AER), and gives up those that
+    /// a controller reset has forgotten.
     pub(super) fn answer_held(&mut self, index: usize, now: Instant) {
+        while let Some(cid) = self
+            .connections
+            .get(index)
+            .and_then(|connection| connection.session.poll_forgotten())
+        {
+            match self.held(index, cid) {
+                Some(slot) => self.abandon(slot, now),
+                None => tracing::error!(cid, "a session forgets what it did not hold"),
+            }
+        }
         while let Some((cid, completion)) = self
             .connections
             .get(index)
             .and_then(|connection| connection.session.poll_async())
         {
-            let held = self.requests.iter().position(|request| {
-                request.conn == index && request.state == State::Held && request.sqe.cid() == cid
-            });
-            match held {
+            match self.held(index, cid) {
                 Some(slot) => self.respond(slot, completion, now),
                 None => tracing::error!(cid, "a session answers what it does not hold"),
             }
         }
+    }
+
+    fn held(&self, index: usize, cid: u16) -> Option<usize> {
+        self.requests.iter().position(|request| {
+            request.conn == index && request.state == State::Held && request.sqe.cid() == cid
+        })
     }
 
     /// Answers a command: its data first, the response behind it, both in order
@@ -531,7 +574,8 @@ impl Reactor {
             .send(index, work(slot, op, Some(sge), true));
     }
 
-    /// Ends a request whose connection is gone; there is nobody to answer.
+    /// Ends a request that nobody waits for: its connection is gone, or its
+    /// controller was reset.
     pub(super) fn abandon(&mut self, slot: usize, now: Instant) {
         if let Some(permit) = self.requests[slot].permit.take() {
             permit.spend();
@@ -561,6 +605,14 @@ impl Reactor {
         self.requests[slot].state = state;
         self.counters.states[state as usize].add(1);
         tracing::trace!(slot, ?state, "request");
+    }
+}
+
+/// Where in the capsule a command's data is, if it is there.
+fn in_capsule(host: &HostData) -> Option<u32> {
+    match host {
+        HostData::InCapsule { offset, .. } => Some(*offset),
+        HostData::None | HostData::Keyed(_) => None,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct AerQueue {
     held: ArrayVec<u16, AER_LIMIT>,
     /// Events that were reported and whose log page was not read since.
     masked: ArrayVec<Event, 2>,
+    /// Requests that a reset took away.
+    forgotten: ArrayVec<u16, AER_LIMIT>,
 }
 
 impl AerQueue {
@@ -52,7 +54,14 @@ impl AerQueue {
     /// identifiers of the commands that will never be answered.
     pub fn reset(&mut self) -> ArrayVec<u16, AER_LIMIT> {
         self.masked.clear();
-        std::mem::take(&mut self.held)
+        let held = std::mem::take(&mut self.held);
+        self.forgotten.clone_from(&held);
+        held
+    }
+
+    /// The next of the requests that a reset took away.
+    pub fn poll_forgotten(&mut self) -> Option<u16> {
+        self.forgotten.pop()
     }
 
     /// The host is about to get a log page, without retaining its event. Call it

@@ -140,6 +140,16 @@ impl QueueSession {
         }
     }
 
+    /// The next held command that will never be answered, since the controller
+    /// was reset: its caller may forget it too. Ask with
+    /// [`QueueSession::poll_async`].
+    pub fn poll_forgotten(&mut self) -> Option<u16> {
+        match &mut self.state {
+            State::Admin(admin) => admin.aers.poll_forgotten(),
+            _ => None,
+        }
+    }
+
     /// Whether the connection is to be ended. To be called when
     /// [`QueueSession::deadline`] has come, and when the waker was called.
     pub fn tick(&mut self, now: Instant) -> Option<CloseReason> {
