@@ -89,10 +89,10 @@ fn pieces(sqe: &[u8], list: &[u64], bytes: u64) -> anyhow::Result<Vec<Range<u64>
         ensure!(sqe[39] >> 4 == 0, "an SGL descriptor that is no data block");
         let len = second & 0xffff_ffff;
         ensure!(len == bytes, "an SGL of {len} bytes for {bytes}");
-        return Ok(vec![first..first + len]);
+        return Ok(std::iter::once(first..first + len).collect());
     }
     let in_first = (PAGE - first % PAGE).min(bytes);
-    let mut pieces = vec![first..first + in_first];
+    let mut pieces: Vec<_> = std::iter::once(first..first + in_first).collect();
     let mut left = bytes - in_first;
     let pages = match left {
         0 => vec![],
@@ -109,7 +109,10 @@ fn pieces(sqe: &[u8], list: &[u64], bytes: u64) -> anyhow::Result<Vec<Range<u64>
 }
 
 fn unhex(text: &str) -> anyhow::Result<Vec<u8>> {
-    ensure!(text.len() % 2 == 0 && text.is_ascii(), "not hexadecimal");
+    ensure!(
+        text.len().is_multiple_of(2) && text.is_ascii(),
+        "not hexadecimal"
+    );
     (0..text.len())
         .step_by(2)
         .map(|at| Ok(u8::from_str_radix(&text[at..at + 2], 16)?))
