@@ -74,6 +74,10 @@ doc-tests: ## The examples in the documentation
 deny: ## Licences, sources and known holes of dependencies
 	@$(STEP) "dependencies" .ci/deny
 
+.PHONY: fuzz
+fuzz: ## Feed the parsers and state machines what nobody should send, FUZZ_SECONDS (20) each
+	@$(STEP) "fuzzer" tests/fuzz/run
+
 .PHONY: shellcheck
 shellcheck: ## Lint the shell scripts
 	@$(STEP) "shell scripts" .ci/shellcheck

@@ -1,4 +1,7 @@
-//! Helpers of the end-to-end tests: the lab, and proofs made from outside.
+//! Helpers of the end-to-end tests, the fuzzer and the benchmarks: the lab,
+//! proofs made from outside, and what the fuzzer feeds.
 
 pub mod address_proof;
+pub mod fuzz;
+pub mod hooked;
 pub mod lab;
