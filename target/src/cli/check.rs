@@ -45,6 +45,7 @@ fn print(config: &Config, devices: &VfioDevices) {
         let hosts = match (subsystem.allow_any_host, subsystem.hosts.len()) {
             (true, _) => "any host".to_owned(),
             (false, 0) => "no host at all; name some in `hosts`".to_owned(),
+            (false, 1) => "one host".to_owned(),
             (false, n) => format!("{n} hosts"),
         };
         println!(
