@@ -345,6 +345,12 @@ pub trait Nic {
     /// is full or none are left.
     fn poll(&mut self, now: Instant, out: &mut Completions);
 
+    /// The next queue pair that went to the error state by itself, not by
+    /// [`Nic::error_qp`], each once; to be asked after [`Nic::poll`]. Where work
+    /// was outstanding its completions say the same; where none was, as when the
+    /// peer named memory that is not there, this alone does.
+    fn failed_qp(&mut self) -> Option<QpNumber>;
+
     /// Arms the event: `true` when the reactor may sleep, `false` when there is
     /// work already and it must poll again.
     fn arm(&mut self, now: Instant) -> bool;

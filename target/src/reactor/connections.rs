@@ -215,6 +215,13 @@ impl Reactor {
         }
     }
 
+    /// A queue pair has failed, maybe with nothing outstanding that says so.
+    pub(super) fn queue_pair_failed(&mut self, port: usize, qp: QpNumber, now: Instant) {
+        if let Some(index) = self.connections.by_qp(port, qp) {
+            self.close(index, now);
+        }
+    }
+
     pub(super) fn close_all(&mut self, now: Instant) {
         for index in self.connections.indices() {
             self.close(index, now);

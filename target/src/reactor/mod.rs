@@ -417,6 +417,9 @@ impl Reactor {
                 WcOp::Send | WcOp::Read | WcOp::Write => self.sent(port, &completion, now),
             }
         }
+        while let Some(qp) = self.ports[port].nic.failed_qp() {
+            self.queue_pair_failed(port, qp, now);
+        }
         self.flush_placed(port, now);
         any
     }

@@ -122,6 +122,8 @@ struct Shared {
     srq: Srq,
     completions: CompletionQueue,
     stats: Stats,
+    /// Queue pairs that failed by themselves, until their owner has asked.
+    failed: VecDeque<QpNumber>,
     /// Bytes of READ responses that are waited for.
     read_in_flight: u32,
     /// Some of them came or were given up: starved READs may go on.
@@ -178,6 +180,7 @@ impl Engine {
             srq: Srq::new(config.max_srq_wr as usize),
             completions: CompletionQueue::new(config.max_srq_wr as usize),
             stats: Stats::default(),
+            failed: VecDeque::with_capacity(table.limit() as usize),
             read_in_flight: 0,
             read_budget_freed: false,
             config,
@@ -265,6 +268,7 @@ impl Engine {
             return;
         };
         gone.dismantle(&mut self.shared);
+        self.shared.failed.retain(|failed| *failed != qp);
         let Shared {
             completions, srq, ..
         } = &mut self.shared;
@@ -392,6 +396,11 @@ impl Engine {
             self.polled(&entry.completion);
             out.push(entry.completion);
         }
+    }
+
+    /// The next queue pair that went to the error state by itself.
+    pub fn failed_qp(&mut self) -> Option<QpNumber> {
+        self.shared.failed.pop_front()
     }
 
     /// Whether completions wait to be polled.

@@ -201,6 +201,10 @@ impl Nic for SoftNic {
         self.engine.poll(out);
     }
 
+    fn failed_qp(&mut self) -> Option<QpNumber> {
+        self.engine.failed_qp()
+    }
+
     fn arm(&mut self, now: Instant) -> bool {
         // The socket is read until it is empty, so that a reactor may as well
         // wait for its edge.

@@ -220,6 +220,10 @@ impl Nic for DoubleNic {
         Ok(())
     }
 
+    fn failed_qp(&mut self) -> Option<QpNumber> {
+        None
+    }
+
     fn destroy_qp(&mut self, qp: QpNumber) {
         let mut fabric = self.fabric();
         fabric.qps.remove(&qp);

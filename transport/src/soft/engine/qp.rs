@@ -128,9 +128,18 @@ impl Qp {
         }
     }
 
+    /// As [`Qp::enter_error`], for a reason of the connection's own: the consumer
+    /// is told, who may have nothing outstanding that would come back.
+    fn fail(&mut self, failure: Option<Failure>, shared: &mut Shared) {
+        if self.state != State::Error {
+            shared.failed.push_back(self.number);
+        }
+        self.enter_error(failure, shared);
+    }
+
     /// Brings the queue pair to the error state: what is outstanding is
     /// flushed, and a half-received message's buffer too (10.3.1).
-    pub(super) fn enter_error(&mut self, failure: Option<Failure>, shared: &mut Shared) {
+    fn enter_error(&mut self, failure: Option<Failure>, shared: &mut Shared) {
         if self.state == State::Error {
             return;
         }
@@ -185,7 +194,7 @@ impl Qp {
                     .requester
                     .response(now, headers, payload, path.mtu, shared);
                 if let Err(failure) = done {
-                    self.enter_error(Some(failure), shared);
+                    self.fail(Some(failure), shared);
                 }
             }
             Some(Kind::Datagram) => drops.malformed += 1,
@@ -197,7 +206,7 @@ impl Qp {
                     .request(headers, payload, path.mtu, shared)
                     .is_err()
                 {
-                    self.enter_error(None, shared);
+                    self.fail(None, shared);
                 }
             }
         }
@@ -219,7 +228,7 @@ impl Qp {
                 Ok(Step::Sent) => budget -= 1,
                 Ok(Step::SinkFull) => return Turn::SinkFull,
                 Ok(Step::Idle | Step::Starved) => break,
-                Err(_refused) => self.enter_error(None, shared),
+                Err(_refused) => self.fail(None, shared),
             }
         }
         // The requester's share does not depend on how much was asked of us.
@@ -232,7 +241,7 @@ impl Qp {
                 Ok(Step::Starved) => return Turn::Starved,
                 Ok(Step::Idle) if self.responder.has_replies() => return Turn::More,
                 Ok(Step::Idle) => return Turn::Idle,
-                Err(failure) => self.enter_error(Some(failure), shared),
+                Err(failure) => self.fail(Some(failure), shared),
             }
         }
         if self.state == State::Ready || self.responder.has_replies() {
@@ -261,7 +270,7 @@ impl Qp {
                         index: 0,
                         status: WcStatus::RetryExceeded,
                     };
-                    self.enter_error(Some(failure), shared);
+                    self.fail(Some(failure), shared);
                     return true;
                 }
             }

@@ -41,7 +41,10 @@ fn wrong_remote_memory_is_refused_and_not_touched(
     ];
     assert_eq!(statuses(&pair), expected);
     assert!(pair.b.bytes(0, 8 << 20) == before);
-    // The peer is in the error state too: what it posts comes back.
+    // The peer is in the error state too, and had nothing outstanding that said
+    // so: what it posts comes back.
+    assert_eq!(pair.b.engine.failed_qp(), Some(pair.b.qp));
+    assert_eq!(pair.b.engine.failed_qp(), None);
     let sge = pair.b.sge(0, 10);
     pair.b.post(4, SendOp::Send, &[sge]);
     pair.run();
