@@ -4,4 +4,5 @@
 pub mod address_proof;
 pub mod fuzz;
 pub mod hooked;
+pub mod in_process;
 pub mod lab;

@@ -1,0 +1,6 @@
+//! A target in this process, with hosts that keep to the rules and peers that
+//! need not.
+
+pub mod bench;
+pub mod good_host;
+pub mod raw_host;
