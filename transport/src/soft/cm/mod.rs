@@ -8,7 +8,8 @@
 //! [`SoftCm`] drives it over a socket.
 //!
 //! Nothing that a peer sends may panic, grow a table past its limit, or be
-//! answered by more than one datagram at once.
+//! answered by more than one datagram at once; but a request that shows that the
+//! peer has forgotten a connection is refused, and that connection ended.
 #![forbid(unsafe_code)]
 
 pub mod address;
