@@ -74,6 +74,11 @@ doc-tests: ## The examples in the documentation
 deny: ## Licences, sources and known holes of dependencies
 	@$(STEP) "dependencies" .ci/deny
 
+.PHONY: bench
+bench: ## What a command costs: a table, and .build/bench.json
+	@$(STEP) "benchmarks" cargo bench --quiet --locked --package sidelane-tests --bench sidelane -- \
+		--json $(CURDIR)/.build/bench.json
+
 .PHONY: fuzz
 fuzz: ## Feed the parsers and state machines what nobody should send, FUZZ_SECONDS (20) each
 	@$(STEP) "fuzzer" tests/fuzz/run

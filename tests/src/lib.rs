@@ -6,3 +6,4 @@ pub mod fuzz;
 pub mod hooked;
 pub mod in_process;
 pub mod lab;
+pub mod served;

@@ -90,11 +90,8 @@ fn judge(topology: &Topology) {
     let all: Vec<PciAddress> = topology.functions().map(|f| f.address).collect();
     for function in topology.functions() {
         let device = function.address;
-        for bar in 0..7 {
-            let place = Placement::Peer { device, bar };
-            let fitness = verdict(topology, place, &all);
-            assert!(!fitness.text.is_empty());
-        }
+        let fitness = verdict(topology, Placement::Peer { device, bar: 2 }, &all);
+        assert!(!fitness.text.is_empty());
         let _ = topology.driver_of(device);
         for client in &all {
             assert!(!format!("{:?}", topology.route(device, *client)).is_empty());
