@@ -44,7 +44,11 @@ pub fn open(address: IpAddr, reactors: usize) -> Result<(Vec<SoftNic>, SoftCm), 
         };
         let what = "read the buffer sizes";
         let nic = SoftNic::new(socket, config);
-        nics.push(nic.map_err(|source| OpenError::Io { address, what, source })?);
+        nics.push(nic.map_err(|source| OpenError::Io {
+            address,
+            what,
+            source,
+        })?);
     }
     let max_rd_atomic = engine::Config::default().max_rd_atomic;
     Ok((nics, SoftCm::new(port.cm, port.path_mtu, max_rd_atomic)))
