@@ -67,9 +67,15 @@ pub fn choose(
     candidates: &[Candidate],
     judge: impl Fn(Placement, &[PciAddress]) -> Fitness,
 ) -> Result<Choice, Refusal> {
+    let named = |candidate: &Candidate| choice.id() == Some(candidate.name.as_str());
+    let is_host = |candidate: &Candidate| candidate.placement == Placement::Host;
+    // Host memory is that of a provider, where there is one that may be meant.
+    let host = candidates
+        .iter()
+        .position(|it| is_host(it) && (named(it) || choice.id().is_none()));
     if policy == P2pPolicy::Off {
         let way = Way {
-            candidate: None,
+            candidate: host,
             path: PathReason::HostByPolicy,
         };
         return Ok(Choice {
@@ -81,7 +87,13 @@ pub fn choose(
     let judged: Vec<Judged<'_>> = candidates
         .iter()
         .enumerate()
-        .filter(|(_, candidate)| choice.id().is_none_or(|id| id == candidate.name))
+        .filter(|(_, candidate)| match (choice.id(), policy) {
+            // Never host memory where peer memory is required, and elsewhere
+            // only where it was named.
+            (Some(_), P2pPolicy::Require) => named(candidate) && !is_host(candidate),
+            (Some(_), _) => named(candidate),
+            (None, _) => !is_host(candidate),
+        })
         .map(|(at, candidate)| Judged::new(at, candidate, ssd, &judge))
         .collect();
     let best = |direction| {
@@ -114,7 +126,7 @@ pub fn choose(
                     code => code,
                 });
             let reasons = if judged.is_empty() {
-                "no provider is configured, and the SSD has no memory of its own".to_owned()
+                "no peer memory is configured, and the SSD has none of its own".to_owned()
             } else {
                 let each = judged.iter().map(Judged::words);
                 each.collect::<Vec<_>>().join("; ")
@@ -128,7 +140,7 @@ pub fn choose(
                 return Err(Refusal { reasons, remedy });
             }
             let host = Way {
-                candidate: None,
+                candidate: host,
                 path: code,
             };
             let way = |best: Option<&Judged<'_>>| best.map_or(host, Judged::way);
@@ -313,6 +325,37 @@ mod tests {
                 path: PathReason::HostByPolicy
             }
         );
+    }
+
+    #[test]
+    fn host_memory_is_no_way_to_meet_require_and_is_counted_with_the_reason_for_it() {
+        let mut from = vec![Candidate {
+            name: "plain".to_owned(),
+            placement: Placement::Host,
+            own_use: BOTH,
+        }];
+        let (near, far) = ("0000:03:00.0", "0000:09:00.0");
+        for choice in ["auto", "plain"] {
+            run(P2pPolicy::Require, choice, near, &from).unwrap_err();
+        }
+        let way = |policy, choice, ssd, from: &[_]| run(policy, choice, ssd, from).unwrap().writes;
+        let plain = |path| Way {
+            candidate: Some(0),
+            path,
+        };
+        let by_policy = plain(PathReason::HostByPolicy);
+        for choice in ["auto", "plain"] {
+            assert_eq!(way(P2pPolicy::Off, choice, near, &from), by_policy);
+        }
+        assert_eq!(way(P2pPolicy::Prefer, "plain", near, &from), by_policy);
+        let nothing = plain(PathReason::NoProvider);
+        assert_eq!(way(P2pPolicy::Prefer, "auto", near, &from), nothing);
+        from.extend(candidates());
+        run(P2pPolicy::Require, "auto", far, &from).unwrap_err();
+        let no_route = plain(PathReason::NoRoute);
+        assert_eq!(way(P2pPolicy::Prefer, "auto", far, &from), no_route);
+        let own = way(P2pPolicy::Prefer, "auto", near, &from);
+        assert_eq!((own.candidate, own.path), (Some(2), PathReason::Peer));
     }
 
     #[rstest::rstest]
