@@ -147,7 +147,7 @@ impl Target {
             stopped,
             refresh: {
                 let ssds = Arc::clone(&ssds);
-                Box::new(move || update_health(&ssds, &healths))
+                Arc::new(move || update_health(&ssds, &healths))
             },
         };
         let (ready, started) = std::sync::mpsc::channel();
@@ -253,7 +253,7 @@ struct ControlPlane {
     reporter: Arc<Reporter>,
     from_reactors: UnboundedReceiver<FromReactor>,
     stopped: oneshot::Receiver<()>,
-    refresh: Box<dyn Fn() + Send>,
+    refresh: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl ControlPlane {
@@ -271,11 +271,15 @@ impl ControlPlane {
                 self.max_queue_entries,
             )?;
             let _ = ready.send(());
-            let mut health = tokio::time::interval(HEALTH_PERIOD);
             let refresh = async {
                 loop {
-                    health.tick().await;
-                    (self.refresh)();
+                    tokio::time::sleep(HEALTH_PERIOD).await;
+                    // On a thread of its own: an SSD that takes its time, or has
+                    // died, must not keep hosts from connecting.
+                    let refresh = Arc::clone(&self.refresh);
+                    if let Err(error) = tokio::task::spawn_blocking(move || refresh()).await {
+                        tracing::error!(%error, "the health of SSDs is not known");
+                    }
                 }
             };
             tokio::select! {
