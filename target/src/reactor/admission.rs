@@ -111,7 +111,7 @@ mod tests {
             for (slot, conn) in pushes.iter().enumerate() {
                 admission.push(*conn, slot);
             }
-            let mut rank = vec![0usize; 8];
+            let mut rank = [0usize; 8];
             let order: Vec<_> = std::iter::from_fn(|| admission.pop()).collect();
             prop_assert_eq!(order.len(), pushes.len());
             // The k-th request of a connection comes before any connection's k+1-th.
