@@ -61,6 +61,8 @@ pub struct RawHost {
     next_cid: u16,
     /// The name that it connects by.
     pub hostnqn: String,
+    /// Whether a receive buffer is posted again when a response was in it.
+    reposts: bool,
 }
 
 impl RawHost {
@@ -69,6 +71,18 @@ impl RawHost {
     /// # Errors
     /// When it cannot be made.
     pub fn new(remote: SocketAddr) -> anyhow::Result<Self> {
+        Self::with_receives(remote, RECEIVES, true)
+    }
+
+    /// One that takes this many responses, and then no more.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn deaf_after(remote: SocketAddr, responses: usize) -> anyhow::Result<Self> {
+        Self::with_receives(remote, responses, false)
+    }
+
+    fn with_receives(remote: SocketAddr, receives: usize, reposts: bool) -> anyhow::Result<Self> {
         let (mut nics, cm) = with_free(|address: IpAddr| Ok(soft::open(address, 1)?))?;
         let mut nic = nics.pop().context("an adapter without parts")?;
         let view = MemView::anonymous(DATA + DATA_BYTES);
@@ -90,9 +104,10 @@ impl RawHost {
             failures: Vec::new(),
             capsules: 0,
             next_cid: 0,
-            hostnqn: crate::in_process::bench::BAD.to_owned(),
+            hostnqn: super::bench::BAD.to_owned(),
+            reposts,
         };
-        for index in 0..RECEIVES {
+        for index in 0..receives {
             host.post_receive(index as u64)?;
         }
         Ok(host)
@@ -165,7 +180,9 @@ impl RawHost {
                         self.region.view().read(at, cqe.as_mut_bytes())?;
                         self.responses.push((completion.qp, cqe));
                     }
-                    self.post_receive(completion.wr_id)?;
+                    if self.reposts {
+                        self.post_receive(completion.wr_id)?;
+                    }
                 }
                 (_, WcStatus::Success) => {}
                 _ => self.failures.push(completion),
