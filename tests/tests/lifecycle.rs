@@ -111,9 +111,12 @@ fn what_cannot_be_met_refuses_to_start_and_says_why(
 }
 
 #[rstest::rstest]
+#[case::of_writes(NvmOpcode::Write, false)]
+#[case::of_reads(NvmOpcode::Read, false)]
+#[case::that_an_ssd_never_ends(NvmOpcode::Write, true)]
 fn a_target_stops_in_the_middle_of_64_commands(
-    #[values(NvmOpcode::Write, NvmOpcode::Read)] opcode: NvmOpcode,
-    #[values(false, true)] ssd_hangs: bool,
+    #[case] opcode: NvmOpcode,
+    #[case] ssd_hangs: bool,
 ) -> anyhow::Result<()> {
     let bench = Bench::usual()?;
     let mut hosts = Vec::new();

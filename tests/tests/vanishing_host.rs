@@ -207,7 +207,7 @@ fn a_host_may_come_back_before_its_old_association_is_gone() -> anyhow::Result<(
     let mut cntlids = Vec::new();
     for _ in 0..8 {
         let mut host = RawHost::new(bench.remote)?;
-        let association = host.associate(DISK, 128, 5000)?;
+        let association = host.associate(DISK, 128, 2000)?;
         ensure!(
             !cntlids.contains(&association.cntlid),
             "used twice: {cntlids:?}"
