@@ -19,5 +19,5 @@ mod view;
 
 pub use address::{ParsePciAddressError, PciAddress};
 pub use pool::{AllocError, Pool, PoolBuf, PoolError, PoolSpec, PoolStats};
-pub use region::{DmaError, DmaSpace, Placement, Region, RegionId};
+pub use region::{DmaError, DmaSpace, Placement, ProcessMemory, Region, RegionId};
 pub use view::{MemView, OutOfRange};

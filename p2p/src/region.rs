@@ -180,3 +180,23 @@ pub trait DmaSpace: Send + Sync {
     /// When memory or addresses run out, or the mapping is refused.
     fn host_region(&self, name: &str, len: usize) -> Result<Region, DmaError>;
 }
+
+/// Plain memory of this process, for adapters and backends that are made of CPU.
+///
+/// No device can reach it; the address it claims is that of the CPU.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct ProcessMemory;
+
+impl DmaSpace for ProcessMemory {
+    fn host_region(&self, name: &str, len: usize) -> Result<Region, DmaError> {
+        let view = MemView::anonymous(len.next_multiple_of(4096));
+        let address = view.as_ptr() as u64;
+        Ok(Region::new(
+            name,
+            Placement::Host,
+            address,
+            view,
+            Box::new(()),
+        ))
+    }
+}

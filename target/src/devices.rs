@@ -12,7 +12,7 @@ use sidelane_nvme::{Backing, VfioBacking};
 use sidelane_p2p::provider::{Fitness, PathReason, verdict};
 use sidelane_p2p::topology::Topology;
 use sidelane_p2p::vfio::{Container, openable};
-use sidelane_p2p::{DmaError, DmaSpace, MemView, PciAddress, Placement, Region};
+use sidelane_p2p::{DmaSpace, PciAddress, Placement, ProcessMemory};
 
 /// Opens devices and judges the routes between them.
 pub trait Devices {
@@ -149,30 +149,13 @@ impl Devices for VfioDevices {
             .unwrap_or_else(PoisonError::into_inner)
         {
             Some(container) => Arc::clone(container) as Arc<dyn DmaSpace>,
-            None => Arc::new(NoDevices),
+            // Without devices nobody looks at the addresses.
+            None => Arc::new(ProcessMemory),
         }
     }
 
     fn verdict(&self, memory: Placement, clients: &[PciAddress]) -> Fitness {
         verdict(&self.topology, memory, clients)
-    }
-}
-
-/// The address space of a target without devices: nobody looks at the addresses.
-struct NoDevices;
-
-impl DmaSpace for NoDevices {
-    fn host_region(&self, name: &str, len: usize) -> Result<Region, DmaError> {
-        let view = MemView::anonymous(len.next_multiple_of(4096));
-        // Page-aligned and distinct, as a device would want it.
-        let address = view.as_ptr() as u64;
-        Ok(Region::new(
-            name,
-            Placement::Host,
-            address,
-            view,
-            Box::new(()),
-        ))
     }
 }
 

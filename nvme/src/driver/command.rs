@@ -113,11 +113,21 @@ impl Maker<'_> {
                 slba,
                 blocks,
                 ref data,
+            }
+            | IoCommand::Compare {
+                nsid,
+                slba,
+                blocks,
+                ref data,
             } => {
+                let opcode = match command {
+                    IoCommand::Compare { .. } => NvmOpcode::Compare,
+                    _ => NvmOpcode::Read,
+                };
                 let pointer = transfer(nsid, blocks, data)?;
                 let cdw12 = ReadWriteCdw12::new().with_nlb_z((blocks - 1) as u16);
                 (
-                    read_write(NvmOpcode::Read, nsid, slba, cdw12, &pointer),
+                    read_write(opcode, nsid, slba, cdw12, &pointer),
                     pointer.list_len,
                 )
             }
@@ -134,19 +144,6 @@ impl Maker<'_> {
                     .with_fua(fua);
                 (
                     read_write(NvmOpcode::Write, nsid, slba, cdw12, &pointer),
-                    pointer.list_len,
-                )
-            }
-            IoCommand::Compare {
-                nsid,
-                slba,
-                blocks,
-                ref data,
-            } => {
-                let pointer = transfer(nsid, blocks, data)?;
-                let cdw12 = ReadWriteCdw12::new().with_nlb_z((blocks - 1) as u16);
-                (
-                    read_write(NvmOpcode::Compare, nsid, slba, cdw12, &pointer),
                     pointer.list_len,
                 )
             }

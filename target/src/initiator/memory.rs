@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use sidelane_nvme::spec::{CQE_LEN, SQE_LEN, Sqe};
-use sidelane_p2p::{DmaError, DmaSpace, MemView, OutOfRange, Placement, Region};
+use sidelane_p2p::{MemView, OutOfRange, Region};
 use sidelane_transport::nic::{MemoryRegion, Sge};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -15,26 +15,6 @@ use super::options::ADMIN_QUEUE_ENTRIES;
 pub(super) const ADMIN_DATA_LEN: usize = 4096;
 
 const PAGE: usize = 4096;
-
-/// Plain memory of this process, for an adapter that is made of CPU.
-///
-/// No device can reach it; the address it claims is that of the CPU.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct ProcessMemory;
-
-impl DmaSpace for ProcessMemory {
-    fn host_region(&self, name: &str, len: usize) -> Result<Region, DmaError> {
-        let view = MemView::anonymous(len.next_multiple_of(PAGE));
-        let address = view.as_ptr() as u64;
-        Ok(Region::new(
-            name,
-            Placement::Host,
-            address,
-            view,
-            Box::new(()),
-        ))
-    }
-}
 
 /// Where in the region things are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

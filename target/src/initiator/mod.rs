@@ -30,8 +30,8 @@ pub use error::{HostError, Refusal, SubmitError};
 pub use host::Host;
 pub use identify::{ControllerInfo, NamespaceInfo};
 pub use io::{Io, IoDone, IoKind};
-pub use memory::ProcessMemory;
 pub use options::{ADMIN_QUEUE_ENTRIES, DEPTH_MAX, EndpointOptions, HostOptions, IO_QUEUES_MAX};
+pub use sidelane_p2p::ProcessMemory;
 
 #[cfg(test)]
 pub(crate) mod tests;

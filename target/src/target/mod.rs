@@ -18,7 +18,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use sidelane_config::{Backend as Storage, Config};
+use sidelane_config::{
+    Backend as Storage, Config, Namespace as ConfiguredNamespace, Subsystem as Configured,
+};
 use sidelane_nvme::Backing;
 use sidelane_transport::cm::ConnectionManager;
 use sidelane_transport::nic::Nic;
@@ -329,6 +331,12 @@ fn open_adapters(config: &Config, reactors: usize) -> anyhow::Result<Adapters> {
     Ok((nics, managers))
 }
 
+/// All namespaces with their subsystems: the order of all tables of namespaces.
+fn configured(config: &Config) -> impl Iterator<Item = (&Configured, &ConfiguredNamespace)> {
+    let subsystems = config.subsystems.iter();
+    subsystems.flat_map(|subsystem| subsystem.namespaces.iter().map(move |ns| (subsystem, ns)))
+}
+
 /// One reactor's namespaces, in the order of the configuration.
 fn namespaces<B: Backing>(
     config: &Config,
@@ -336,11 +344,7 @@ fn namespaces<B: Backing>(
     chosen: &[Chosen],
     journal: Option<&Journal>,
 ) -> anyhow::Result<Vec<Namespace>> {
-    let configured = config
-        .subsystems
-        .iter()
-        .flat_map(|subsystem| subsystem.namespaces.iter().map(move |ns| (subsystem, ns)));
-    configured
+    configured(config)
         .zip(chosen)
         .map(|((subsystem, namespace), chosen)| {
             let backend: Box<dyn Backend> = match &namespace.backend {
@@ -371,11 +375,7 @@ fn namespaces<B: Backing>(
 }
 
 fn namespace_facts(config: &Config, chosen: &[Chosen]) -> Vec<NamespaceFacts> {
-    let configured = config
-        .subsystems
-        .iter()
-        .flat_map(|subsystem| subsystem.namespaces.iter().map(move |ns| (subsystem, ns)));
-    configured
+    configured(config)
         .zip(chosen)
         .map(|((subsystem, namespace), chosen)| NamespaceFacts {
             nqn: subsystem.nqn.to_string(),
