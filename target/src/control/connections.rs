@@ -106,10 +106,19 @@ impl ConnectionService {
                 readable = any_readable(&self.managers) => readable?,
                 () = timer => {}
                 Some(opened) = self.openings.recv() => self.opened(opened),
-                Some(FromReactor::Disconnect(key)) = reports.recv() => {
-                    // Gone already is as good.
-                    let _ = self.managers[key.manager].manager.disconnect(key.id, Instant::now());
-                }
+                Some(report) = reports.recv() => match report {
+                    FromReactor::Disconnect(key) => {
+                        // Gone already is as good.
+                        let manager = &mut self.managers[key.manager].manager;
+                        let _ = manager.disconnect(key.id, Instant::now());
+                    }
+                    FromReactor::Panicked { core } => {
+                        return Err(std::io::Error::other(format!(
+                            "the reactor on core {core} met a defect and has ended; what it \
+                             said before is above, please report it"
+                        )));
+                    }
+                },
             }
         }
     }

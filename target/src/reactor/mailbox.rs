@@ -74,6 +74,11 @@ pub enum ToReactor {
 pub enum FromReactor {
     /// End this connection.
     Disconnect(ConnKey),
+    /// It met a defect and has ended; its connections are lost.
+    Panicked {
+        /// Its core.
+        core: usize,
+    },
 }
 
 /// The sending end.

@@ -19,6 +19,7 @@ mod sleep;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -171,7 +172,11 @@ impl ReactorHandle {
             .spawn(move || match Reactor::new(spec, inbox) {
                 Ok(mut reactor) => {
                     let _ = ready.send(Ok(()));
-                    reactor.run();
+                    let (core, reports) = (reactor.counters.core, reactor.reports.clone());
+                    // A defect; what is left is to say so, and to end in order.
+                    if catch_unwind(AssertUnwindSafe(|| reactor.run())).is_err() {
+                        let _ = reports.send(FromReactor::Panicked { core });
+                    }
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));

@@ -25,6 +25,10 @@ const RNR_RETRY: u8 = 7;
 /// request must not buy its victim many packets.
 const REP_TIMES: u8 = 7;
 
+/// Longest local ACK timeout that a peer is granted, 2.1 s: with all retries a
+/// peer that has vanished holds its buffers for some 20 s, and not for hours.
+const MAX_ACK_TIMEOUT: u8 = 19;
+
 /// Local ACK timeout where the peer names none: 1.07 s.
 const USUAL_ACK_TIMEOUT: u8 = 18;
 
@@ -90,7 +94,7 @@ impl CmCore {
             max_dest_rd_atomic: req.initiator_depth.min(limit),
             timeout: match req.primary.ack_timeout.value() {
                 0 => USUAL_ACK_TIMEOUT,
-                timeout => timeout,
+                timeout => timeout.min(MAX_ACK_TIMEOUT),
             },
             retry_count: req.timing.retry_count(),
             rnr_retry: req.path.rnr_retry(),
