@@ -5,11 +5,14 @@ use sidelane_config::Config;
 
 use super::args::CheckArgs;
 use crate::devices::VfioDevices;
+use crate::target::memory::foresee;
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     let devices = VfioDevices::new("/sys")?;
-    let problems = devices.problems(&config);
+    let mut problems = devices.problems(&config);
+    let refusals = foresee(&config, &devices);
+    problems.extend(refusals.iter().map(|refusal| format!("{refusal:#}")));
     if args.json {
         println!("{}", serde_json::to_string(&config)?);
     } else {

@@ -54,6 +54,55 @@ pub(super) struct Memory {
     pub(super) chosen: Vec<Chosen>,
 }
 
+/// What of the policies cannot be met whatever the devices turn out to have:
+/// told from the topology alone, before any device is opened.
+pub(crate) fn foresee<D: Devices>(config: &Config, devices: &D) -> Vec<anyhow::Error> {
+    let mut refusals = Vec::new();
+    for subsystem in &config.subsystems {
+        for namespace in &subsystem.namespaces {
+            let outcome = assumed(config, namespace).and_then(|(ssd, candidates)| {
+                let judge = |memory, clients: &[PciAddress]| devices.verdict(memory, clients);
+                Ok(choose(
+                    namespace.p2p,
+                    &namespace.provider,
+                    ssd,
+                    &candidates,
+                    judge,
+                )?)
+            });
+            if let Err(error) = outcome {
+                let name = format!("{} nsid {}", subsystem.nqn, namespace.nsid);
+                refusals.push(error.context(name));
+            }
+        }
+    }
+    refusals
+}
+
+/// A namespace's SSD and the memory that it could use at best: all that is
+/// configured, and memory of the SSD's own.
+fn assumed(
+    config: &Config,
+    namespace: &Namespace,
+) -> anyhow::Result<(Option<PciAddress>, Vec<Candidate>)> {
+    let ssd = namespace.backend.device().map(address).transpose()?;
+    let candidate = |name: &str, device: Option<PciAddress>| Candidate {
+        name: name.to_owned(),
+        placement: device.map_or(Placement::Host, |device| Placement::Peer { device, bar: 0 }),
+        own_use: OwnUse {
+            reads: true,
+            writes: true,
+        },
+    };
+    let mut candidates = Vec::new();
+    for provider in &config.providers {
+        let device = provider.device().map(address).transpose()?;
+        candidates.push(candidate(&provider.id, device));
+    }
+    candidates.extend(ssd.map(|ssd| candidate(&format!("memory of {ssd}"), Some(ssd))));
+    Ok((ssd, candidates))
+}
+
 /// Opens the providers, chooses for every namespace, and makes the pools.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 //! finds everything there. Stopped the other way round.
 
 mod journal;
-mod memory;
+pub(crate) mod memory;
 mod offer;
 mod probe;
 mod ssds;
@@ -84,7 +84,16 @@ impl Target {
             .as_deref()
             .map(Journal::create)
             .transpose()?;
+        // Before any device is touched.
+        if let Some(refusal) = memory::foresee(config, &devices).into_iter().next() {
+            return Err(refusal);
+        }
         let ssds = Arc::new(ssds::open(config, &devices)?);
+        for (subsystem, namespace) in configured(config) {
+            // Before anything is tried on it: is it there at all?
+            offer::shape(&namespace.backend, &ssds)
+                .with_context(|| format!("{} nsid {}", subsystem.nqn, namespace.nsid))?;
+        }
         let space = devices.space();
         let Memory {
             shares,
