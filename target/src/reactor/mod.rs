@@ -2,11 +2,11 @@
 //! SSD queues and its share of each pool, and shares none of them.
 //!
 //! It polls while there is work and sleeps on file descriptors when there is
-//! none. Which rooms there are: `request` (the states of a command), `path` (the
-//! one place that moves a command between them, with `execute` for the backend's
-//! part), `connections`, `admission`
-//! (who gets the next buffer), `messages` (memory for commands and responses),
-//! `mailbox` (to and from the control plane).
+//! none. Which rooms there are: `request` (the states of a command), `path` (what
+//! moves a command between them, with `transfer` for the wire's part and `execute`
+//! for the backend's), `connections`, `admission` (who gets the next buffer),
+//! `messages` (memory for commands and responses), `mailbox` (to and from the
+//! control plane).
 
 mod admission;
 mod connections;
@@ -16,6 +16,7 @@ mod messages;
 mod path;
 mod request;
 mod sleep;
+mod transfer;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
