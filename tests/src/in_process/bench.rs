@@ -33,6 +33,9 @@ pub const BAD: &str = "nqn.2026-11.io.sidelane:bad";
 pub const SSD_BYTES: u64 = 4 << 20;
 /// Bytes of a memory buffer.
 pub const CMB_BYTES: usize = 1 << 20;
+/// Longest command of an SSD, as a power of two of 4 KiB pages: 64 KiB, far less
+/// than the target takes from its hosts.
+pub const SSD_MDTS: u8 = 4;
 
 /// How long anything may take that is to happen soon.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -258,6 +261,7 @@ pub fn ssds(bus: &ModelBus, cmb: bool) -> Vec<ModelController> {
                 serial: format!("BENCH{number}"),
                 namespaces: vec![ModelNamespace::of_bytes(SSD_BYTES)],
                 cmb: (cmb && number == 1).then(|| ModelCmb::new(CMB_BYTES)),
+                mdts: SSD_MDTS,
                 ..ModelOptions::default()
             };
             ModelController::new(bus, options)
