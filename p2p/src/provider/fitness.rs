@@ -24,11 +24,18 @@ pub enum PathReason {
     /// The host sent the data inside the command's capsule, and capsules are
     /// received in host memory.
     InCapsule,
+    /// The NIC cannot register memory of this device.
+    NicUnsupported,
+    /// The device's memory cannot be exported as a dma-buf, the form in which
+    /// NICs register it.
+    NotExported,
+    /// The memory was taken away while in use.
+    Revoked,
 }
 
 impl PathReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Peer,
         Self::HostByPolicy,
         Self::NoProvider,
@@ -36,6 +43,9 @@ impl PathReason {
         Self::DirectionUnsupported,
         Self::ProbeFailed,
         Self::InCapsule,
+        Self::NicUnsupported,
+        Self::NotExported,
+        Self::Revoked,
     ];
 
     /// Its name in statistics.
@@ -48,6 +58,9 @@ impl PathReason {
             Self::DirectionUnsupported => "direction-unsupported",
             Self::ProbeFailed => "probe-failed",
             Self::InCapsule => "in-capsule",
+            Self::NicUnsupported => "nic-unsupported",
+            Self::NotExported => "not-exported",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -120,6 +133,18 @@ mod tests {
                 .iter()
                 .all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
         );
+    }
+
+    #[rstest::rstest]
+    #[case(PathReason::NicUnsupported, "nic-unsupported")]
+    #[case(PathReason::NotExported, "not-exported")]
+    #[case(PathReason::Revoked, "revoked")]
+    fn what_keeps_a_nic_from_peer_memory_has_names_that_stay(
+        #[case] reason: PathReason,
+        #[case] name: &str,
+    ) {
+        assert!(PathReason::ALL.contains(&reason));
+        assert_eq!(reason.to_string(), name);
     }
 
     #[rstest::rstest]
