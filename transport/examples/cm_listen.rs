@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use sidelane_transport::cm::{CmEvent, ConnId, ConnParams, ConnectionManager};
+use sidelane_transport::cm::{CmEvent, ConnId, ConnParams, ConnectionManager, Connector};
 use sidelane_transport::nic::QpNumber;
 use sidelane_transport::nvmf::{ConnectAccept, ConnectReject, ConnectRequest, RejectStatus};
 use sidelane_transport::soft::cm::SoftCm;
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let mut manager = SoftCm::new(port.cm, port.path_mtu, 16);
     for port in PORTS {
-        manager.listen(port)?;
+        manager.listen((address, port).into())?;
     }
     let mut qpn = 0x100;
     if let Some(peer) = peer {

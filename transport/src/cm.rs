@@ -41,6 +41,9 @@ pub enum CmEvent {
     ConnectRequest {
         /// The connection.
         id: ConnId,
+        /// The adapter that it came in by, by its number among those of this
+        /// manager.
+        adapter: usize,
         /// The own address that the peer used, with the port it wants.
         local: SocketAddr,
         /// The peer's address; its port where known, else 0.
@@ -51,7 +54,7 @@ pub enum CmEvent {
         private_data: Bytes,
     },
     /// The peer accepted: bring the queue pair up, then
-    /// [`ConnectionManager::establish`].
+    /// [`Connector::establish`].
     Accepted {
         /// The connection.
         id: ConnId,
@@ -91,7 +94,7 @@ pub struct ConnParams {
 
 /// A call named a connection that does not exist (any more), or not in a state
 /// for it, or the private data is too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CmError {
     /// No such connection: it has ended meanwhile.
     #[error("the connection is gone")]
@@ -110,26 +113,19 @@ pub enum CmError {
     /// The table of connections is full.
     #[error("all {0} connections are in use")]
     Full(usize),
+    /// The system refused: what, why, and what to do.
+    #[error("{0}")]
+    Refused(String),
 }
 
-/// Sets connections up and ends them, over one address of one adapter.
+/// Answers requests for connections and ends them, over one or more adapters.
 pub trait ConnectionManager: Send {
-    /// Takes connection requests for this port (RDMA_PS_TCP) from now on.
+    /// Takes connection requests for this address and port (RDMA_PS_TCP) from
+    /// now on. A manager that is bound to an address takes that one only.
     ///
     /// # Errors
-    /// When the table is full.
-    fn listen(&mut self, port: u16) -> Result<(), CmError>;
-
-    /// Asks a peer for a connection.
-    ///
-    /// # Errors
-    /// When the private data is too long or the table is full.
-    fn connect(
-        &mut self,
-        remote: SocketAddr,
-        params: ConnParams,
-        now: Instant,
-    ) -> Result<ConnId, CmError>;
+    /// When the table is full, or the address cannot be listened on.
+    fn listen(&mut self, at: SocketAddr) -> Result<(), CmError>;
 
     /// Accepts a request; the queue pair is connected already.
     ///
@@ -142,12 +138,6 @@ pub trait ConnectionManager: Send {
     /// # Errors
     /// When the connection is gone, or not a request.
     fn reject(&mut self, id: ConnId, private_data: Bytes, now: Instant) -> Result<(), CmError>;
-
-    /// After [`CmEvent::Accepted`]: the queue pair is up, tell the peer.
-    ///
-    /// # Errors
-    /// When the connection is gone, or was not accepted.
-    fn establish(&mut self, id: ConnId, now: Instant) -> Result<(), CmError>;
 
     /// Ends a connection in any state; [`CmEvent::Disconnected`] follows.
     ///
@@ -164,4 +154,24 @@ pub trait ConnectionManager: Send {
 
     /// When `poll` must be called even if nothing arrives.
     fn deadline(&self) -> Option<Instant>;
+}
+
+/// A manager that also begins connections.
+pub trait Connector: ConnectionManager {
+    /// Asks a peer for a connection.
+    ///
+    /// # Errors
+    /// When the private data is too long or the table is full.
+    fn connect(
+        &mut self,
+        remote: SocketAddr,
+        params: ConnParams,
+        now: Instant,
+    ) -> Result<ConnId, CmError>;
+
+    /// After [`CmEvent::Accepted`]: the queue pair is up, tell the peer.
+    ///
+    /// # Errors
+    /// When the connection is gone, or was not accepted.
+    fn establish(&mut self, id: ConnId, now: Instant) -> Result<(), CmError>;
 }

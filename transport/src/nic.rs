@@ -11,13 +11,17 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
-use sidelane_p2p::{Region, RegionId};
+use sidelane_p2p::{PciAddress, Region, RegionId};
 
 /// The most memory pieces one send work request may name.
 pub const MAX_SGE: usize = 16;
 
 /// The most completions one poll returns.
 pub const MAX_COMPLETIONS: usize = 64;
+
+/// Bits of a `wr_id` that are the consumer's, from the lowest; those above are
+/// the adapter's and must be zero when work is posted.
+pub const WR_ID_BITS: u32 = 56;
 
 /// A queue pair of one [`Nic`]. Its number on the wire (24 bits) is unique
 /// within the adapter's address, over all reactors.
@@ -173,6 +177,37 @@ pub struct QpCaps {
     pub max_send_wr: u32,
 }
 
+/// The way to the peer through a port of an adapter: the address vector of verbs
+/// (InfiniBand Architecture, volume 1, 11.2.2.1). Connection management fills it
+/// in; a software adapter goes by the addresses alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddressVector {
+    /// Number of the port, from 1.
+    pub port: u8,
+    /// Index of the partition key in the port's table.
+    pub pkey_index: u16,
+    /// Index of the own GID in the port's table.
+    pub sgid_index: u8,
+    /// The peer's GID; for RoCE its IPv6 or mapped IPv4 address.
+    pub dgid: [u8; 16],
+    /// Flow label, 20 bits.
+    pub flow_label: u32,
+    /// Hop limit (TTL).
+    pub hop_limit: u8,
+    /// Traffic class (TOS).
+    pub traffic_class: u8,
+    /// Whether the GID fields are used; always on RoCE.
+    pub is_global: bool,
+    /// The peer's LID, on InfiniBand.
+    pub dlid: u16,
+    /// Service level.
+    pub service_level: u8,
+    /// Low bits of the own LID.
+    pub source_path_bits: u8,
+    /// Static rate, as the specification encodes it; 0 for the port's.
+    pub static_rate: u8,
+}
+
 /// Both sides' part of a connection, as connection management agreed on it:
 /// what verbs take to bring a queue pair to ready-to-send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +234,11 @@ pub struct QpAttrs {
     pub retry_count: u8,
     /// Retries after receiver-not-ready, 3 bits, 7 for ever.
     pub rnr_retry: u8,
+    /// How long a peer waits after receiver-not-ready, as the specification
+    /// encodes it (5 bits; InfiniBand Architecture, volume 1, table 46).
+    pub min_rnr_timer: u8,
+    /// The way to the peer.
+    pub vector: AddressVector,
 }
 
 /// What an adapter can do.
@@ -218,6 +258,9 @@ pub struct NicCaps {
     pub max_message: u32,
     /// RDMA READs that a queue pair may have outstanding.
     pub max_rd_atomic: u8,
+    /// Whether SEND with invalidate works; where not, [`SendOp::SendInvalidate`]
+    /// is sent as a plain SEND, and the peer invalidates by itself.
+    pub send_invalidate: bool,
 }
 
 /// Why a region cannot be registered.
@@ -248,7 +291,7 @@ pub enum RegisterError {
 }
 
 /// Why a verb was refused. Nothing of the call took effect, except where said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NicError {
     /// No such queue pair.
     #[error("queue pair {0:?} does not exist")]
@@ -265,6 +308,12 @@ pub enum NicError {
     /// A work request names too many pieces, too many bytes or a wrong key.
     #[error("a work request is malformed: {0}")]
     Malformed(&'static str),
+    /// The adapter's driver or firmware refused: what, why, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The adapter is gone: removed, reset, or in a fatal error.
+    #[error("the adapter is gone")]
+    Gone,
 }
 
 /// Outcome of [`Nic::post_flush`].
@@ -276,9 +325,75 @@ pub enum Flush {
     Pending,
 }
 
+/// Something happened that is no completion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NicEvent {
+    /// What [`Nic::open_qp`] asked for is there, or is refused.
+    Opened {
+        /// As given.
+        ticket: u64,
+        /// The queue pair, ready to receive and to send.
+        outcome: Result<QpNumber, NicError>,
+    },
+    /// A queue pair went to the error state by itself, not by [`Nic::error_qp`];
+    /// told once. Where work was outstanding its completions say the same; where
+    /// none was, as when the peer named memory that is not there, this alone
+    /// does.
+    Failed(QpNumber),
+    /// What [`Nic::destroy_qp`] asked for is done: the adapter touches no buffer
+    /// of the queue pair any more, and no completion of it will come.
+    Destroyed(QpNumber),
+    /// The adapter lost its way to a registered region: its owner has taken it
+    /// back. No key of it may be used again.
+    Revoked(RegionId),
+    /// The adapter is gone. Its queue pairs fail, and it takes no new ones.
+    Gone,
+}
+
+/// Whether an adapter serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AdapterState {
+    /// It does.
+    Up,
+    /// The port has no link.
+    PortDown,
+    /// It was removed, reset or broke.
+    Gone,
+}
+
+impl AdapterState {
+    /// Its name in statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::PortDown => "port-down",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// An adapter as a whole, over all reactors: what the control plane asks.
+pub trait Adapter: Send + Sync {
+    /// What each of its parts can do.
+    fn caps(&self) -> &NicCaps;
+
+    /// Whether it serves.
+    fn state(&self) -> AdapterState;
+
+    /// The PCI function that does its DMA; `None` where a CPU does.
+    fn pci(&self) -> Option<PciAddress>;
+
+    /// Whether a region can be registered, found out by doing it once.
+    ///
+    /// # Errors
+    /// Why it cannot, and what to do about it.
+    fn try_register(&self, region: &Region, access: Access) -> Result<(), RegisterError>;
+}
+
 /// An adapter, as one reactor sees it.
 ///
-/// Calls never block. Work that was posted is on its way at the latest after
+/// Calls never block: what may take its time in a driver or in firmware is done
+/// elsewhere, and its outcome comes as a [`NicEvent`]. Work that was posted is on its way at the latest after
 /// the next [`Nic::poll`] or [`Nic::arm`]. A reactor that has work calls `poll`
 /// again and again; before it sleeps it calls `arm`, and when that says that
 /// nothing is left, waits for [`Nic::event_fd`] or [`Nic::deadline`].
@@ -297,17 +412,9 @@ pub trait Nic {
     fn deregister(&mut self, memory: &MemoryRegion);
 
     /// Makes a queue pair, bound to this adapter's completion queue and shared
-    /// receive queue, not yet connected.
-    ///
-    /// # Errors
-    /// When none is left.
-    fn create_qp(&mut self, caps: QpCaps) -> Result<QpNumber, NicError>;
-
-    /// Brings a queue pair to ready-to-receive and ready-to-send.
-    ///
-    /// # Errors
-    /// When it does not exist or is connected already.
-    fn connect_qp(&mut self, qp: QpNumber, attrs: &QpAttrs, now: Instant) -> Result<(), NicError>;
+    /// receive queue, and brings it to ready-to-receive and ready-to-send.
+    /// [`NicEvent::Opened`] with this ticket says how that went.
+    fn open_qp(&mut self, ticket: u64, caps: QpCaps, attrs: &QpAttrs, now: Instant);
 
     /// Brings a queue pair to the error state: outstanding sends come back as
     /// [`WcStatus::Flushed`], each once.
@@ -316,7 +423,8 @@ pub trait Nic {
     /// When it does not exist.
     fn error_qp(&mut self, qp: QpNumber) -> Result<(), NicError>;
 
-    /// Ends a queue pair. Completions of it that were not polled are dropped.
+    /// Ends a queue pair; [`NicEvent::Destroyed`] says when that is done.
+    /// Completions of it that were not polled are dropped.
     fn destroy_qp(&mut self, qp: QpNumber);
 
     /// Posts buffers to the shared receive queue.
@@ -345,11 +453,9 @@ pub trait Nic {
     /// is full or none are left.
     fn poll(&mut self, now: Instant, out: &mut Completions);
 
-    /// The next queue pair that went to the error state by itself, not by
-    /// [`Nic::error_qp`], each once; to be asked after [`Nic::poll`]. Where work
-    /// was outstanding its completions say the same; where none was, as when the
-    /// peer named memory that is not there, this alone does.
-    fn failed_qp(&mut self) -> Option<QpNumber>;
+    /// The next event, if there is one; to be asked after [`Nic::poll`] until
+    /// there is none.
+    fn event(&mut self) -> Option<NicEvent>;
 
     /// Arms the event: `true` when the reactor may sleep, `false` when there is
     /// work already and it must poll again.
@@ -360,4 +466,21 @@ pub trait Nic {
 
     /// When `poll` must be called even if nothing arrives (timers).
     fn deadline(&self) -> Option<Instant>;
+}
+
+/// An adapter on which connections are also begun, not only answered: the queue
+/// pair is there before the peer has said what it is connected to.
+pub trait ActiveNic: Nic {
+    /// Makes a queue pair, bound to this adapter's completion queue and shared
+    /// receive queue, not yet connected.
+    ///
+    /// # Errors
+    /// When none is left.
+    fn create_qp(&mut self, caps: QpCaps) -> Result<QpNumber, NicError>;
+
+    /// Brings a queue pair to ready-to-receive and ready-to-send.
+    ///
+    /// # Errors
+    /// When it does not exist or is connected already.
+    fn connect_qp(&mut self, qp: QpNumber, attrs: &QpAttrs, now: Instant) -> Result<(), NicError>;
 }

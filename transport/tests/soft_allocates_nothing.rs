@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use sidelane_p2p::{MemView, Placement, Region};
 use sidelane_transport::nic::{
-    Access, Completions, MemoryRegion, QpAttrs, QpCaps, QpNumber, RecvWr, RemoteMemory, SendOp,
-    SendWr, Sge, WcOp, WcStatus,
+    Access, AddressVector, Completions, MemoryRegion, QpAttrs, QpCaps, QpNumber, RecvWr,
+    RemoteMemory, SendOp, SendWr, Sge, WcOp, WcStatus,
 };
 use sidelane_transport::soft::engine::{Config, Engine, PacketSink, Path};
 
@@ -110,6 +110,8 @@ impl Side {
             timeout: 14,
             retry_count: 7,
             rnr_retry: 7,
+            min_rnr_timer: 12,
+            vector: AddressVector::default(),
         };
         self.engine.connect_qp(self.qp, &attrs).expect("fresh");
     }

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sidelane_p2p::{MemView, Placement, Region};
-use sidelane_transport::cm::{CmEvent, ConnError, ConnId, ConnParams, ConnectionManager};
+use sidelane_transport::cm::{
+    CmEvent, ConnError, ConnId, ConnParams, ConnectionManager, Connector,
+};
 use sidelane_transport::nic::{
-    Access, Completion, Completions, MemoryRegion, Nic, QpCaps, QpNumber, RecvWr, SendOp, SendWr,
-    Sge, WcOp, WcStatus,
+    Access, ActiveNic, Completion, Completions, MemoryRegion, Nic, QpCaps, QpNumber, RecvWr,
+    SendOp, SendWr, Sge, WcOp, WcStatus,
 };
 use sidelane_transport::soft::{self, cm::SoftCm, nic::SoftNic};
 
@@ -40,7 +42,7 @@ struct End {
 fn end(reactors: usize) -> End {
     let address = fresh_address();
     let (nics, mut cm) = soft::open(address, reactors).unwrap();
-    cm.listen(PORT).unwrap();
+    cm.listen((address, PORT).into()).unwrap();
     End {
         address,
         nics,

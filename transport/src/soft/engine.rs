@@ -174,6 +174,7 @@ impl Engine {
             max_qp: table.limit(),
             max_message: requester::MAX_MESSAGE,
             max_rd_atomic: config.max_rd_atomic,
+            send_invalidate: true,
         };
         let shared = Shared {
             keys: Keys::new(config.max_registrations),

@@ -1,21 +1,22 @@
 //! The adapter: the protocol core on a datagram socket.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
-use sidelane_p2p::Region;
+use sidelane_p2p::{PciAddress, Region};
 
 use super::engine::{Config, Engine, PacketSink, Path, Stats};
 use super::icrc;
 use super::socket::{SendSlots, Socket};
 use super::wire::{ICRC_LEN, ROCE_V2_PORT};
 use crate::nic::{
-    Access, Completions, Flush, MemoryRegion, Nic, NicCaps, NicError, QpAttrs, QpCaps, QpNumber,
-    RecvWr, RegisterError, SendWr, Sge,
+    Access, ActiveNic, Adapter, AdapterState, Completions, Flush, MemoryRegion, Nic, NicCaps,
+    NicError, NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge,
 };
 
 /// Batches that one poll takes from the socket, and gives to it.
@@ -30,8 +31,45 @@ const BUFFER_PER_BYTE: usize = 4;
 pub struct SoftNic {
     engine: Engine,
     socket: Socket,
+    /// What was asked for and is done.
+    events: VecDeque<NicEvent>,
     /// The socket was reported broken.
     broken: bool,
+}
+
+/// All parts of a software adapter.
+#[derive(Debug, Clone)]
+pub struct SoftAdapter {
+    caps: NicCaps,
+}
+
+impl SoftAdapter {
+    /// The adapter that this is a part of.
+    pub fn of(part: &SoftNic) -> Self {
+        Self {
+            caps: part.engine.caps().clone(),
+        }
+    }
+}
+
+impl Adapter for SoftAdapter {
+    fn caps(&self) -> &NicCaps {
+        &self.caps
+    }
+
+    /// A socket has no link to lose.
+    fn state(&self) -> AdapterState {
+        AdapterState::Up
+    }
+
+    fn pci(&self) -> Option<PciAddress> {
+        None
+    }
+
+    /// It reaches whatever the CPU does.
+    fn try_register(&self, _region: &Region, _access: Access) -> Result<(), RegisterError> {
+        Ok(())
+    }
 }
 
 const _: () = {
@@ -54,6 +92,7 @@ impl SoftNic {
         Ok(Self {
             engine: Engine::new(config),
             socket,
+            events: VecDeque::new(),
             broken: false,
         })
     }
@@ -157,12 +196,15 @@ impl Nic for SoftNic {
         self.engine.deregister(memory);
     }
 
-    fn create_qp(&mut self, caps: QpCaps) -> Result<QpNumber, NicError> {
-        self.engine.create_qp(caps)
-    }
-
-    fn connect_qp(&mut self, qp: QpNumber, attrs: &QpAttrs, _now: Instant) -> Result<(), NicError> {
-        self.engine.connect_qp(qp, attrs)
+    fn open_qp(&mut self, ticket: u64, caps: QpCaps, attrs: &QpAttrs, _now: Instant) {
+        let outcome = self.engine.create_qp(caps).and_then(|qp| {
+            let connected = self.engine.connect_qp(qp, attrs);
+            if connected.is_err() {
+                self.engine.destroy_qp(qp);
+            }
+            connected.map(|()| qp)
+        });
+        self.events.push_back(NicEvent::Opened { ticket, outcome });
     }
 
     fn error_qp(&mut self, qp: QpNumber) -> Result<(), NicError> {
@@ -171,6 +213,7 @@ impl Nic for SoftNic {
 
     fn destroy_qp(&mut self, qp: QpNumber) {
         self.engine.destroy_qp(qp);
+        self.events.push_back(NicEvent::Destroyed(qp));
     }
 
     fn post_recv(&mut self, wrs: &[RecvWr]) -> Result<(), NicError> {
@@ -201,8 +244,9 @@ impl Nic for SoftNic {
         self.engine.poll(out);
     }
 
-    fn failed_qp(&mut self) -> Option<QpNumber> {
-        self.engine.failed_qp()
+    fn event(&mut self) -> Option<NicEvent> {
+        let event = self.events.pop_front();
+        event.or_else(|| self.engine.failed_qp().map(NicEvent::Failed))
     }
 
     fn arm(&mut self, now: Instant) -> bool {
@@ -212,6 +256,7 @@ impl Nic for SoftNic {
         self.engine.expire(now);
         self.transmit(now);
         !arrived
+            && self.events.is_empty()
             && !self.engine.has_completions()
             && !self.engine.wants_transmit()
             && self.socket.slots().waiting() == 0
@@ -223,6 +268,16 @@ impl Nic for SoftNic {
 
     fn deadline(&self) -> Option<Instant> {
         self.engine.deadline()
+    }
+}
+
+impl ActiveNic for SoftNic {
+    fn create_qp(&mut self, caps: QpCaps) -> Result<QpNumber, NicError> {
+        self.engine.create_qp(caps)
+    }
+
+    fn connect_qp(&mut self, qp: QpNumber, attrs: &QpAttrs, _now: Instant) -> Result<(), NicError> {
+        self.engine.connect_qp(qp, attrs)
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::machine::{CmConfig, CmCore, CmCounters};
 use super::packet::{self, PACKET_LEN, Unwelcome};
-use crate::cm::{CmError, CmEvent, ConnId, ConnParams, ConnectionManager};
+use crate::cm::{CmError, CmEvent, ConnId, ConnParams, ConnectionManager, Connector};
 use crate::soft::psn::Psn;
 use crate::soft::socket::{Socket, SocketCounters};
 use crate::soft::wire::ROCE_V2_PORT;
@@ -144,19 +144,13 @@ impl SoftCm {
 }
 
 impl ConnectionManager for SoftCm {
-    fn listen(&mut self, port: u16) -> Result<(), CmError> {
-        self.core.listen(port)
-    }
-
-    fn connect(
-        &mut self,
-        remote: SocketAddr,
-        params: ConnParams,
-        now: Instant,
-    ) -> Result<ConnId, CmError> {
-        let id = self.core.connect(remote, &params, now)?;
-        self.send_now(now);
-        Ok(id)
+    fn listen(&mut self, at: SocketAddr) -> Result<(), CmError> {
+        let own = self.socket.local();
+        if at.ip() != own {
+            let refused = format!("this manager is bound to {own} and cannot listen on {at}");
+            return Err(CmError::Refused(refused));
+        }
+        self.core.listen(at.port())
     }
 
     fn accept(&mut self, id: ConnId, params: ConnParams, now: Instant) -> Result<(), CmError> {
@@ -167,12 +161,6 @@ impl ConnectionManager for SoftCm {
 
     fn reject(&mut self, id: ConnId, private_data: Bytes, now: Instant) -> Result<(), CmError> {
         self.core.reject(id, &private_data)?;
-        self.send_now(now);
-        Ok(())
-    }
-
-    fn establish(&mut self, id: ConnId, now: Instant) -> Result<(), CmError> {
-        self.core.establish(id)?;
         self.send_now(now);
         Ok(())
     }
@@ -203,5 +191,24 @@ impl ConnectionManager for SoftCm {
             .into_iter()
             .flatten()
             .min()
+    }
+}
+
+impl Connector for SoftCm {
+    fn connect(
+        &mut self,
+        remote: SocketAddr,
+        params: ConnParams,
+        now: Instant,
+    ) -> Result<ConnId, CmError> {
+        let id = self.core.connect(remote, &params, now)?;
+        self.send_now(now);
+        Ok(id)
+    }
+
+    fn establish(&mut self, id: ConnId, now: Instant) -> Result<(), CmError> {
+        self.core.establish(id)?;
+        self.send_now(now);
+        Ok(())
     }
 }

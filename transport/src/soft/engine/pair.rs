@@ -10,8 +10,8 @@ use sidelane_p2p::{MemView, Placement, Region};
 
 use super::{Config, Engine, PacketSink, Path};
 use crate::nic::{
-    Access, Completion, Completions, MemoryRegion, QpAttrs, QpCaps, QpNumber, RecvWr, RemoteMemory,
-    SendOp, SendWr, Sge,
+    Access, AddressVector, Completion, Completions, MemoryRegion, QpAttrs, QpCaps, QpNumber,
+    RecvWr, RemoteMemory, SendOp, SendWr, Sge,
 };
 use crate::soft::wire::Headers;
 
@@ -206,6 +206,8 @@ pub fn attrs(from: Who, remote_qp: QpNumber, mtu: u32) -> QpAttrs {
         timeout: 14,
         retry_count: 7,
         rnr_retry: 7,
+        min_rnr_timer: 12,
+        vector: AddressVector::default(),
     }
 }
 

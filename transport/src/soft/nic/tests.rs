@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU16;
 use std::time::Duration;
 
 use super::*;
-use crate::nic::{Completion, RemoteMemory, SendOp, WcOp, WcStatus};
+use crate::nic::{ActiveNic, AddressVector, Completion, RemoteMemory, SendOp, WcOp, WcStatus};
 use crate::soft::port;
 use sidelane_p2p::{MemView, Placement};
 
@@ -77,6 +77,8 @@ fn connect(from: &mut End, to: &End, now: Instant) {
         timeout: 17,
         retry_count: 7,
         rnr_retry: 7,
+        min_rnr_timer: 12,
+        vector: AddressVector::default(),
     };
     from.nic.connect_qp(from.qp, &attrs, now).unwrap();
 }
@@ -262,6 +264,8 @@ fn a_queue_pair_may_be_connected_to_another_of_the_same_adapter() {
         timeout: 17,
         retry_count: 7,
         rnr_retry: 7,
+        min_rnr_timer: 12,
+        vector: AddressVector::default(),
     };
     a.nic.connect_qp(a.qp, &attrs, now).unwrap();
     (attrs.remote_qpn, attrs.sq_psn, attrs.rq_psn) = (a.qp.0, 2, 1);

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::connection::{Connection, State, coded_time};
 use super::{
-    CONSUMER_TIME, CONSUMER_TIMEOUT_CODE, CmCore, PKEY, Refusal, address, check_private_data, copy,
-    mtu_code, reason,
+    CONSUMER_TIME, CONSUMER_TIMEOUT_CODE, CmCore, PKEY, RNR_TIMER, Refusal, address,
+    check_private_data, copy, mtu_code, reason,
 };
 use crate::cm::{CmError, CmEvent, ConnError, ConnId, ConnParams};
-use crate::nic::QpAttrs;
+use crate::nic::{AddressVector, QpAttrs};
 use crate::soft::cm::address::IP_HEADER_LEN;
 use crate::soft::cm::mad::Mad;
 use crate::soft::cm::messages::{
@@ -44,7 +44,7 @@ const PERMISSIVE_LID: u16 = 0xffff;
 const RATE: u8 = 3;
 
 impl CmCore {
-    /// See [`crate::cm::ConnectionManager::connect`].
+    /// See [`crate::cm::Connector::connect`].
     ///
     /// # Errors
     /// When the private data is too long, the peer's address is of another family,
@@ -85,6 +85,8 @@ impl CmCore {
             timeout: ACK_TIMEOUT,
             retry_count: RETRY_COUNT,
             rnr_retry: RNR_RETRY,
+            min_rnr_timer: RNR_TIMER,
+            vector: AddressVector::default(),
         };
         let req = Req {
             local_comm_id: local_comm.into(),
@@ -236,7 +238,7 @@ impl CmCore {
         );
     }
 
-    /// See [`crate::cm::ConnectionManager::establish`].
+    /// See [`crate::cm::Connector::establish`].
     ///
     /// # Errors
     /// When the connection is gone, or was not accepted.

@@ -51,6 +51,10 @@ const TIME_WAIT: Duration = Duration::from_secs(2);
 /// rdma_rxe, also made of a CPU, announces.
 const TARGET_ACK_DELAY: u8 = 15;
 
+/// How long peers wait after receiver-not-ready, as the engine says it in its
+/// answers: 0.64 ms.
+const RNR_TIMER: u8 = 12;
+
 /// The default partition, the only one.
 const PKEY: u16 = 0xffff;
 

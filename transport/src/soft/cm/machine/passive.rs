@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::connection::{Connection, State, coded_time};
 use super::{
-    CONSUMER_TIME, CONSUMER_TIMEOUT_CODE, CmCore, Refusal, TARGET_ACK_DELAY, address,
+    CONSUMER_TIME, CONSUMER_TIMEOUT_CODE, CmCore, RNR_TIMER, Refusal, TARGET_ACK_DELAY, address,
     check_private_data, copy, is_gid_of, mtu_bytes, mtu_code, reason,
 };
 use crate::cm::{CmError, CmEvent, ConnId, ConnParams};
-use crate::nic::QpAttrs;
+use crate::nic::{AddressVector, QpAttrs};
 use crate::soft::cm::mad::Mad;
 use crate::soft::cm::messages::{
     Mra, Rep, RepRetries, RepTransport, Req, Rtu, Subject, U24, Upper5,
@@ -98,6 +98,8 @@ impl CmCore {
             },
             retry_count: req.timing.retry_count(),
             rnr_retry: req.path.rnr_retry(),
+            min_rnr_timer: RNR_TIMER,
+            vector: AddressVector::default(),
         };
         let remote = SocketAddr::new(from, wish.peer_port);
         let local_comm = self.new_comm_id();
@@ -119,6 +121,7 @@ impl CmCore {
         self.arm(id, now + CONSUMER_TIME);
         self.event(CmEvent::ConnectRequest {
             id,
+            adapter: 0,
             local: self.own(wish.port),
             remote,
             attrs,

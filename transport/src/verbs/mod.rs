@@ -1,0 +1,1 @@
+//! Hardware adapters, and the kernel's software ones, through rdma-core.
