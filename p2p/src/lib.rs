@@ -7,17 +7,22 @@
 //!
 //! [`topology`] says who can reach whom, [`vfio`] opens devices and makes their
 //! BARs reachable, [`provider`] finds memory and judges it, and [`pool`] hands
-//! it out in buffers.
+//! it out in buffers. A NIC registers a region by its dma-buf ([`export`]), and
+//! a [`Revocation`] says when the memory was taken away.
 
 mod address;
+pub mod export;
 pub mod pool;
 pub mod provider;
 mod region;
+mod revocation;
 pub mod topology;
 pub mod vfio;
 mod view;
 
 pub use address::{ParsePciAddressError, PciAddress};
+pub use export::{DmaBuf, ExportError, Exporter};
 pub use pool::{AllocError, Pool, PoolBuf, PoolError, PoolSpec, PoolStats};
 pub use region::{DmaError, DmaSpace, Placement, ProcessMemory, Region, RegionId};
+pub use revocation::Revocation;
 pub use view::{MemView, OutOfRange};

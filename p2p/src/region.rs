@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use crate::{MemView, OutOfRange, PciAddress};
+use crate::{DmaBuf, ExportError, Exporter, MemView, OutOfRange, PciAddress, Revocation};
 
 /// Where the bytes of a region are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,9 +38,12 @@ struct Inner {
     placement: Placement,
     iova: u64,
     view: MemView,
-    /// Undoes the I/O mapping when the region goes. Declared last: the CPU view
-    /// goes first, as teardown wants.
+    revocation: Revocation,
+    /// Undoes the I/O mapping when the region goes. Declared after the CPU view,
+    /// which goes first, as teardown wants.
     _mapping: Box<dyn Send + Sync>,
+    /// Holds the device that the memory is on: goes last.
+    exporter: OnceLock<Arc<dyn Exporter>>,
 }
 
 impl Region {
@@ -61,8 +64,19 @@ impl Region {
             placement,
             iova,
             view,
+            revocation: Revocation::new(),
             _mapping: mapping,
+            exporter: OnceLock::new(),
         }))
+    }
+
+    /// The same region, which `exporter` can export. For whoever makes the
+    /// region; one that has an exporter keeps it.
+    #[must_use]
+    pub fn with_exporter(self, exporter: Arc<dyn Exporter>) -> Self {
+        // An error gives back the one that came too late.
+        let _ = self.0.exporter.set(exporter);
+        self
     }
 
     /// This region's identity.
@@ -121,6 +135,38 @@ impl Region {
     /// The CPU's view.
     pub fn view(&self) -> &MemView {
         &self.0.view
+    }
+
+    /// The region as a dma-buf, for a NIC to register. What comes back has to
+    /// be kept for as long as the registration, and dropped after it.
+    ///
+    /// # Errors
+    /// When it is host memory, when its device or the kernel cannot export it,
+    /// or when it was taken away.
+    pub fn export(&self) -> Result<DmaBuf, ExportError> {
+        let region = || self.name().to_owned();
+        if let Some(reason) = self.0.revocation.reason() {
+            return Err(ExportError::Revoked {
+                region: region(),
+                reason: reason.to_owned(),
+            });
+        }
+        match (self.0.exporter.get(), self.placement()) {
+            (Some(exporter), _) => exporter.export(),
+            (None, Placement::Host) => Err(ExportError::NotPeer { region: region() }),
+            (None, Placement::Peer { .. }) => Err(ExportError::NotExportable {
+                region: region(),
+                reason: "no kernel device stands behind it (it is a model's, or of a kind of \
+                         provider without export); use the memory of a device under vfio-pci, \
+                         or the software NIC"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// Whether its memory was taken away, and a way to be told.
+    pub fn revocation(&self) -> &Revocation {
+        &self.0.revocation
     }
 }
 
@@ -198,5 +244,69 @@ impl DmaSpace for ProcessMemory {
             view,
             Box::new(()),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::fixture::MemfdExporter;
+
+    fn region(placement: Placement) -> Region {
+        let view = MemView::anonymous(8192);
+        Region::new("memory", placement, 1 << 32, view, Box::new(()))
+    }
+
+    fn peer() -> Region {
+        let device = "0000:03:00.0".parse().unwrap();
+        region(Placement::Peer { device, bar: 2 })
+    }
+
+    #[test]
+    fn memory_without_an_exporter_says_why_it_is_not_exported() {
+        let host = region(Placement::Host).export().unwrap_err();
+        assert!(matches!(host, ExportError::NotPeer { .. }), "{host}");
+        let model = peer().export().unwrap_err().to_string();
+        assert!(
+            model.starts_with("memory cannot be exported") && model.contains("software NIC"),
+            "{model}"
+        );
+    }
+
+    #[test]
+    fn an_exporter_makes_every_clone_exportable_and_the_first_one_stays() {
+        let region = peer();
+        let clone = region.clone();
+        let exporter = MemfdExporter::new(4096, 8192);
+        let region = region
+            .with_exporter(exporter.clone())
+            .with_exporter(MemfdExporter::new(0, 1));
+        let (one, two) = (region.export().unwrap(), clone.export().unwrap());
+        assert_eq!((one.offset, one.len), (4096, 8192));
+        assert_eq!(rustix::fs::fstat(&one.fd).unwrap().st_size, 12288);
+        assert_eq!(exporter.live(), 2);
+        drop((one, two));
+        assert_eq!(exporter.live(), 0);
+    }
+
+    #[test]
+    fn a_refusal_of_the_exporter_is_handed_on() {
+        let refusal = ExportError::NotExportable {
+            region: "memory".into(),
+            reason: "too old a kernel".into(),
+        };
+        let region = peer().with_exporter(MemfdExporter::refusing(refusal.clone()));
+        assert_eq!(region.export().unwrap_err(), refusal);
+    }
+
+    #[test]
+    fn what_was_taken_away_is_not_exported_any_more() {
+        let exporter = MemfdExporter::new(0, 8192);
+        let region = peer().with_exporter(exporter.clone());
+        let clone = region.clone();
+        region.revocation().revoke("unplugged");
+        let text = clone.export().unwrap_err().to_string();
+        assert!(text.contains("memory was taken away: unplugged"), "{text}");
+        assert_eq!(exporter.live(), 0);
     }
 }
