@@ -6,7 +6,7 @@
 //! and a list of those to tell when it is set.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 type Listener = Box<dyn FnOnce(&str) + Send>;
 
@@ -70,6 +70,11 @@ impl Revocation {
         }
     }
 
+    /// For the device that has the memory: does not keep the flag alive.
+    pub(crate) fn downgrade(&self) -> WeakRevocation {
+        WeakRevocation(Arc::downgrade(&self.0))
+    }
+
     fn listeners(&self) -> std::sync::MutexGuard<'_, Vec<Listener>> {
         // A list is whole at any moment.
         self.0
@@ -82,6 +87,15 @@ impl Revocation {
 impl fmt::Debug for Revocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Revocation({:?})", self.reason())
+    }
+}
+
+/// A [`Revocation`] that may be gone with its region.
+pub(crate) struct WeakRevocation(Weak<Flag>);
+
+impl WeakRevocation {
+    pub(crate) fn upgrade(&self) -> Option<Revocation> {
+        self.0.upgrade().map(Revocation)
     }
 }
 

@@ -25,5 +25,5 @@ mod mapping;
 mod words;
 
 pub use container::{Container, openable};
-pub use device::{BarInfo, Device};
+pub use device::{BarInfo, Device, DeviceEvent, DeviceWatch};
 pub use error::{GroupMember, VfioError};

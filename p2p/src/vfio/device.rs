@@ -1,6 +1,9 @@
 //! One PCI function under vfio-pci.
 
 mod bars;
+mod events;
+mod exports;
+mod holdings;
 mod msix;
 
 use std::io;
@@ -8,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 pub use bars::BarInfo;
+pub use events::{DeviceEvent, DeviceWatch};
 use vfio_bindings::bindings::vfio as uapi;
 
 use super::VfioError;
@@ -15,6 +19,7 @@ use super::container::Membership;
 use super::kernel::{Kernel, RegionInfo};
 use crate::topology::{Function, Resource};
 use crate::{MemView, PciAddress};
+use holdings::Holdings;
 
 const BARS: usize = 6;
 /// The command register of the configuration space, and two of its bits.
@@ -24,7 +29,7 @@ const BUS_MASTER: u16 = 1 << 2;
 
 /// A PCI function, open in a [`Container`](super::Container).
 ///
-/// Views of its BARs and regions on them keep the function open: the kernel
+/// Views of its BARs, regions on them and exports keep the function open: the kernel
 /// gets it back (and resets it) when the last of them and this are gone.
 pub struct Device {
     shared: Arc<Shared>,
@@ -32,6 +37,7 @@ pub struct Device {
     views: Mutex<[Option<MemView>; BARS]>,
     /// Whether MSI-X is on: the kernel refuses to turn off what is not.
     msix_on: Mutex<bool>,
+    watch: Mutex<Option<Arc<DeviceWatch>>>,
 }
 
 struct Shared {
@@ -39,6 +45,7 @@ struct Shared {
     flags: u32,
     config: RegionInfo,
     bars: [Option<Resource>; BARS],
+    holdings: Arc<Holdings>,
     /// Closed before the group is left.
     fd: OwnedFd,
     membership: Membership,
@@ -88,6 +95,7 @@ impl Device {
             flags: info.flags,
             config,
             bars,
+            holdings: Arc::default(),
             fd,
             membership,
         };
@@ -95,6 +103,7 @@ impl Device {
             shared: Arc::new(shared),
             views: Mutex::default(),
             msix_on: Mutex::default(),
+            watch: Mutex::default(),
         };
         // Without it, touching a mapped BAR kills the process.
         device.set_command(MEMORY_ENABLE, true)?;
@@ -127,12 +136,45 @@ impl Device {
     /// everything.
     ///
     /// # Errors
-    /// When the kernel tries and fails.
+    /// When exports of its memory are live, which a reset would revoke under
+    /// the NICs that registered them; or when the kernel tries and fails.
     pub fn reset(&self) -> Result<bool, VfioError> {
-        let shared = &self.shared;
-        if shared.flags & uapi::VFIO_DEVICE_FLAGS_RESET == 0 {
+        if !self.can_be_reset() {
             return Ok(false);
         }
+        self.shared
+            .holdings
+            .unless_exported(|| self.reset_now())
+            .unwrap_or_else(|live| {
+                Err(VfioError::LiveExports {
+                    device: self.address(),
+                    live,
+                })
+            })
+    }
+
+    /// Resets the function even if its memory is in use: first tells all
+    /// regions on it, with `reason`, that their memory is taken away. They stay
+    /// revoked; make new ones afterwards, but none meanwhile. Does nothing to a
+    /// function that cannot be reset, and says so.
+    ///
+    /// # Errors
+    /// When the kernel tries and fails.
+    pub fn reset_revoking(&self, reason: &str) -> Result<bool, VfioError> {
+        if !self.can_be_reset() {
+            return Ok(false);
+        }
+        let reason = format!("{} is reset: {reason}", self.address());
+        self.shared.holdings.revoke(&reason);
+        self.reset_now()
+    }
+
+    fn can_be_reset(&self) -> bool {
+        self.shared.flags & uapi::VFIO_DEVICE_FLAGS_RESET != 0
+    }
+
+    fn reset_now(&self) -> Result<bool, VfioError> {
+        let shared = &self.shared;
         shared
             .kernel()
             .reset(shared.fd())

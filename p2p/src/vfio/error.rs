@@ -112,6 +112,39 @@ pub enum VfioError {
         /// Why, and what to do about it.
         reason: String,
     },
+    /// Memory of the device is not to be had as a dma-buf.
+    #[error(
+        "{}{device} cannot be exported as a dma-buf: {} ({source})",
+        bar.map(|bar| format!("BAR {bar} of ")).unwrap_or_default(), export_reason(source)
+    )]
+    Export {
+        /// The function.
+        device: PciAddress,
+        /// The number of the BAR; none when it is about all of them.
+        bar: Option<u8>,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A reset would take exported memory from those that use it.
+    #[error(
+        "{device} is not reset: a reset would revoke the {live} exports of its memory that are \
+         live, and a NIC that registered them would fail; stop the data path, deregister, and drop \
+         the exports first"
+    )]
+    LiveExports {
+        /// The function.
+        device: PciAddress,
+        /// The number of exports.
+        live: usize,
+    },
+    /// The device was taken away while it was open.
+    #[error("{device} can be used no more: {reason}; open it again when it is back")]
+    Lost {
+        /// The function.
+        device: PciAddress,
+        /// What happened.
+        reason: String,
+    },
     /// The device has no MSI-X vectors.
     #[error("{device} offers no MSI-X interrupts; poll it instead")]
     NoMsix {
@@ -171,6 +204,28 @@ fn system_remedy(source: &io::Error) -> &'static str {
         Some(libc::ENODEV) => "; the device is gone, or no longer under vfio-pci",
         Some(libc::EMFILE) => "; raise the limit on open files (`ulimit -n`)",
         _ => "; the kernel's log (`dmesg`) may say more",
+    }
+}
+
+/// What the kernel means by refusing a dma-buf, and the remedy.
+pub(super) fn export_reason(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::ENOTTY) => {
+            "this kernel's vfio-pci does not export memory; a kernel from 6.19 on, built with VFIO_PCI_DMABUF, does"
+        }
+        Some(libc::EOPNOTSUPP) => {
+            "the VFIO driver that has the device does not export its memory; plain vfio-pci does"
+        }
+        Some(libc::EINVAL) => {
+            "the kernel has no peer-to-peer provider for it on this topology; use another BAR or device, and a kernel with PCI_P2PDMA"
+        }
+        Some(libc::ENODEV) => "the device is gone, or no longer under vfio-pci",
+        Some(libc::EMFILE) => "too many files are open; raise the limit (`ulimit -n`)",
+        Some(libc::ENOMEM) => "the kernel is out of memory",
+        Some(libc::EPERM | libc::EACCES) => {
+            "it is not permitted; a security module may forbid it (`dmesg`, `journalctl` say more)"
+        }
+        _ => "the kernel's log (`dmesg`) may say more",
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Fake {
     diary: Arc<Mutex<Vec<String>>>,
     /// The name of each open file, and the other end of its pipe.
     files: Mutex<BTreeMap<RawFd, (String, io::PipeReader)>>,
+    /// The files on which each kind of interrupt counts.
+    triggers: Mutex<BTreeMap<u32, Vec<OwnedFd>>>,
 }
 
 /// Writes a line when dropped.
@@ -52,6 +54,7 @@ impl Fake {
             config: Mutex::new(vec![0; 256]),
             diary: Arc::default(),
             files: Mutex::default(),
+            triggers: Mutex::default(),
         })
     }
 
@@ -111,6 +114,15 @@ impl Fake {
                 .unwrap();
                 !ends[0].revents().contains(PollFlags::HUP)
             })
+    }
+
+    /// The first interrupt of that kind happens, if anyone wants to know.
+    pub(super) fn fire(&self, index: u32) -> bool {
+        let triggers = self.triggers.lock().unwrap();
+        let Some(fd) = triggers.get(&index).and_then(|fds| fds.first()) else {
+            return false;
+        };
+        rustix::io::write(fd, &1_u64.to_ne_bytes()) == Ok(8)
     }
 
     fn memory(&self, len: usize, name: String) -> MemView {
@@ -202,16 +214,39 @@ impl Kernel for Fake {
         })
     }
 
-    fn irq_info(&self, _: BorrowedFd<'_>, _: u32) -> io::Result<IrqInfo> {
+    fn irq_info(&self, _: BorrowedFd<'_>, index: u32) -> io::Result<IrqInfo> {
+        let (call, count) = match index {
+            uapi::VFIO_PCI_ERR_IRQ_INDEX => ("err_info", 1),
+            uapi::VFIO_PCI_REQ_IRQ_INDEX => ("req_info", 1),
+            _ => ("irq_info", *self.vectors.lock().unwrap()),
+        };
+        self.note(call, String::new())?;
         let flags = uapi::VFIO_IRQ_INFO_EVENTFD | uapi::VFIO_IRQ_INFO_NORESIZE;
-        Ok(IrqInfo {
-            flags,
-            count: *self.vectors.lock().unwrap(),
-        })
+        Ok(IrqInfo { flags, count })
     }
 
     fn set_triggers(&self, _: BorrowedFd<'_>, index: u32, fds: &[OwnedFd]) -> io::Result<()> {
-        self.note("triggers", format!("{index} {}", fds.len()))
+        self.note("triggers", format!("{index} {}", fds.len()))?;
+        let fds = fds.iter().map(|fd| fd.try_clone().unwrap()).collect();
+        self.triggers.lock().unwrap().insert(index, fds);
+        Ok(())
+    }
+
+    fn probe_feature(&self, _: BorrowedFd<'_>, feature: u32) -> io::Result<()> {
+        assert_eq!(feature, uapi::VFIO_DEVICE_FEATURE_DMA_BUF);
+        self.note("export", String::new())
+    }
+
+    fn export_dma_buf(
+        &self,
+        device: BorrowedFd<'_>,
+        bar: u32,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<OwnedFd> {
+        let name = format!("{} BAR {bar}", self.name(device));
+        self.note("export", format!("{name} {offset:#x} {len:#x}"))?;
+        Ok(self.file(format!("dma-buf of {name}")))
     }
 
     fn reset(&self, device: BorrowedFd<'_>) -> io::Result<()> {

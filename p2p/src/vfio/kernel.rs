@@ -85,6 +85,18 @@ pub(super) trait Kernel: Send + Sync {
         index: u32,
         triggers: &[OwnedFd],
     ) -> io::Result<()>;
+    /// `VFIO_DEVICE_FEATURE` with `VFIO_DEVICE_FEATURE_PROBE`: whether the
+    /// feature of that number can be got.
+    fn probe_feature(&self, device: BorrowedFd<'_>, feature: u32) -> io::Result<()>;
+    /// `VFIO_DEVICE_FEATURE_DMA_BUF`: a part of a BAR as a dma-buf, closed on
+    /// exec.
+    fn export_dma_buf(
+        &self,
+        device: BorrowedFd<'_>,
+        bar: u32,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<OwnedFd>;
     /// `VFIO_DEVICE_RESET`.
     fn reset(&self, device: BorrowedFd<'_>) -> io::Result<()>;
     /// Maps a part of a device's file, shared.

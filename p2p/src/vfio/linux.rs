@@ -12,6 +12,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use rustix::process::{Resource, getrlimit};
 use vfio_bindings::bindings::vfio as uapi;
@@ -39,6 +40,7 @@ const DEVICE_GET_REGION_INFO: u32 = request(8);
 const DEVICE_GET_IRQ_INFO: u32 = request(9);
 const DEVICE_SET_IRQS: u32 = request(10);
 const DEVICE_RESET: u32 = request(11);
+const DEVICE_FEATURE: u32 = request(17);
 // The IOMMU driver of a container counts from 12 again.
 const IOMMU_GET_INFO: u32 = request(12);
 const IOMMU_MAP_DMA: u32 = request(13);
@@ -246,6 +248,25 @@ impl Kernel for Linux {
         call_words(device, DEVICE_SET_IRQS, &mut words).map(drop)
     }
 
+    fn probe_feature(&self, device: BorrowedFd<'_>, feature: u32) -> io::Result<()> {
+        let flags = uapi::VFIO_DEVICE_FEATURE_PROBE | uapi::VFIO_DEVICE_FEATURE_GET | feature;
+        call_words(device, DEVICE_FEATURE, &mut [0, flags]).map(drop)
+    }
+
+    fn export_dma_buf(
+        &self,
+        device: BorrowedFd<'_>,
+        bar: u32,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<OwnedFd> {
+        let flags = (OFlags::RDWR | OFlags::CLOEXEC).bits();
+        let mut words = words::dma_buf_request(bar, flags, offset, len);
+        let number = call_words(device, DEVICE_FEATURE, &mut words)?;
+        // SAFETY: the kernel made this descriptor for us, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
     fn reset(&self, device: BorrowedFd<'_>) -> io::Result<()> {
         call_value(device, DEVICE_RESET, 0).map(drop)
     }
@@ -300,6 +321,7 @@ mod tests {
     fn request_numbers_are_those_of_the_kernel_header() {
         assert_eq!(GET_API_VERSION, 0x3b64);
         assert_eq!(DEVICE_RESET, 0x3b6f);
+        assert_eq!(DEVICE_FEATURE, 0x3b75);
         assert_eq!(IOMMU_UNMAP_DMA, 0x3b72);
     }
 

@@ -97,6 +97,35 @@ pub(super) fn iommu_info(words: &[u32]) -> IommuInfo {
     }
 }
 
+/// Words of a request for one range of a BAR as a dma-buf: the head of a
+/// feature, the feature's own part, one range.
+const DMA_BUF_WORDS: usize = len::<uapi::vfio_device_feature>()
+    + len::<uapi::vfio_device_feature_dma_buf>()
+    + len::<uapi::vfio_region_dma_range>();
+
+/// Writes `vfio_device_feature` with `vfio_device_feature_dma_buf` and one range
+/// in it.
+pub(super) fn dma_buf_request(
+    bar: u32,
+    open_flags: u32,
+    offset: u64,
+    len: u64,
+) -> [u32; DMA_BUF_WORDS] {
+    let halves = |n: u64| {
+        let [a, b, c, d, e, f, g, h] = n.to_ne_bytes();
+        [
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+        ]
+    };
+    let feature = uapi::VFIO_DEVICE_FEATURE_GET | uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
+    let ([offset_0, offset_1], [len_0, len_1]) = (halves(offset), halves(len));
+    // The length of all is written by whoever makes the call; no flags.
+    [
+        0, feature, bar, open_flags, 0, 1, offset_0, offset_1, len_0, len_1,
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +176,16 @@ mod tests {
             info.ranges,
             [0..=0xfedf_ffff, 0xfef0_0000..=0xffff_ffff_ffff]
         );
+    }
+
+    #[test]
+    fn a_dma_buf_is_asked_for_as_the_kernel_header_lays_it_out() {
+        let words = dma_buf_request(2, 0x8_0002, 0x1_2345_6000, 0x400_0000);
+        assert_eq!(words[..6], [0, 1 << 16 | 11, 2, 0x8_0002, 0, 1]);
+        let range = 8 + size_of::<uapi::vfio_device_feature_dma_buf>();
+        assert_eq!(u64_at(&words, range), 0x1_2345_6000);
+        assert_eq!(u64_at(&words, range + 8), 0x400_0000);
+        assert_eq!(words.len() * 4, range + 16);
     }
 
     proptest! {

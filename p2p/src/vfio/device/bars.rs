@@ -7,12 +7,13 @@ use std::sync::{Arc, PoisonError};
 use vfio_bindings::bindings::vfio as uapi;
 
 use super::Device;
+use super::exports::BarExporter;
 use crate::vfio::VfioError;
 use crate::vfio::kernel::RegionInfo;
 use crate::vfio::mapping::Mapping;
 use crate::{DmaError, MemView, Placement, Region};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// Where a BAR is and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +80,13 @@ impl Device {
     }
 
     /// Makes a part of a BAR, in whole pages, reachable for every device of the
-    /// container, at an address equal to its bus address.
+    /// container, at an address equal to its bus address. The region can be
+    /// exported, if the kernel can, and is told when the device is taken away.
     ///
     /// # Errors
     /// When the part is not in the BAR or not made of pages, when it is mapped
-    /// already, or the IOMMU does not translate that address.
+    /// already, the IOMMU does not translate that address, or the device is
+    /// lost.
     pub fn bar_region(&self, name: &str, bar: u8, range: Range<usize>) -> Result<Region, DmaError> {
         let len = range.len();
         let refused = |iova, reason| DmaError::Map {
@@ -119,6 +122,9 @@ impl Device {
                 ),
             )
         })?;
+        if let Some(reason) = self.shared.holdings.lost() {
+            return Err(refused(iova, reason));
+        }
         let container = &self.shared.membership.container;
         if !container.state().iova.claim(iova, len as u64) {
             return Err(refused(
@@ -131,10 +137,20 @@ impl Device {
             device: self.address(),
             bar,
         };
-        Ok(Region::new(name, placement, iova, part, Box::new(mapping)))
+        let exporter = BarExporter {
+            shared: Arc::clone(&self.shared),
+            region: name.to_owned(),
+            bar,
+            offset: range.start as u64,
+            len: len as u64,
+        };
+        let region = Region::new(name, placement, iova, part, Box::new(mapping))
+            .with_exporter(Arc::new(exporter));
+        self.shared.holdings.enter(region.revocation());
+        Ok(region)
     }
 
-    fn bar_error(&self, bar: u8, reason: &str) -> VfioError {
+    pub(super) fn bar_error(&self, bar: u8, reason: &str) -> VfioError {
         VfioError::Bar {
             device: self.address(),
             bar,

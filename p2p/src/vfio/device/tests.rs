@@ -1,3 +1,6 @@
+mod events;
+mod exports;
+
 use std::ops::Range;
 
 use super::*;
