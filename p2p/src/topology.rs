@@ -10,6 +10,7 @@ mod acs;
 pub mod fixture;
 mod function;
 mod hosts;
+mod rdma;
 mod route;
 
 use std::collections::BTreeMap;
@@ -49,11 +50,12 @@ pub enum TopologyError {
 pub struct Topology {
     functions: BTreeMap<PciAddress, Function>,
     cpu: hosts::Cpu,
+    rdma: rdma::RdmaDevices,
 }
 
 impl Topology {
-    /// Reads the functions under `sysfs_root` (`/sys` on a live machine), and
-    /// the CPU's maker from `sysfs_root/../proc/cpuinfo`.
+    /// Reads the functions under `sysfs_root` (`/sys` on a live machine), the
+    /// RDMA devices, and the CPU's maker from `sysfs_root/../proc/cpuinfo`.
     ///
     /// # Errors
     /// When sysfs is not there or holds what the kernel does not write. A
@@ -83,7 +85,12 @@ impl Topology {
             }
         }
         let cpu = hosts::Cpu::read(&sysfs_root.join("../proc/cpuinfo"));
-        Ok(Self { functions, cpu })
+        let rdma = rdma::read(sysfs_root)?;
+        Ok(Self {
+            functions,
+            cpu,
+            rdma,
+        })
     }
 
     /// Every function, in the order of addresses.
@@ -105,6 +112,23 @@ impl Topology {
     pub fn group_members(&self, group: u32) -> impl Iterator<Item = &Function> {
         self.functions()
             .filter(move |function| function.iommu_group == Some(group))
+    }
+
+    /// The PCI function of an RDMA device (`mlx5_0`, as `ibv_devices` lists it):
+    /// what does DMA in its name. None for a device that there is not, or that
+    /// is made of software (rxe, siw) and so reaches whatever the CPU reaches.
+    ///
+    /// Some kernels show the function of the network card below a software
+    /// device. That its driver is one of software is for its user to know.
+    pub fn rdma_device(&self, name: &str) -> Option<PciAddress> {
+        self.rdma.get(name).copied().flatten()
+    }
+
+    /// Every RDMA device with its PCI function, in the order of names.
+    pub fn rdma_devices(&self) -> impl Iterator<Item = (&str, Option<PciAddress>)> {
+        self.rdma
+            .iter()
+            .map(|(name, function)| (name.as_str(), *function))
     }
 
     /// The function and its bridges, nearest first, up to the root bus. A

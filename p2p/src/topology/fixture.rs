@@ -139,6 +139,23 @@ impl Builder {
         symlink(&folder, self.root.join("bus/pci/devices").join(name))
     }
 
+    /// Adds an RDMA device: on what stands at `path` below `/sys/devices` (the
+    /// path of a function, or a part of it), or made of software.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn rdma(&self, name: &str, path: Option<&str>) -> io::Result<()> {
+        let parent = self.root.join("devices").join(path.unwrap_or("virtual"));
+        let folder = parent.join("infiniband").join(name);
+        fs::create_dir_all(&folder)?;
+        if path.is_some() {
+            symlink(&parent, folder.join("device"))?;
+        }
+        let class = self.root.join("class/infiniband");
+        fs::create_dir_all(&class)?;
+        symlink(&folder, class.join(name))
+    }
+
     /// Reads the tree.
     ///
     /// # Errors

@@ -59,6 +59,53 @@ fn controllers_are_found_by_class_and_groups_by_number() {
 }
 
 #[test]
+fn an_rdma_device_stands_where_its_function_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = Builder::new(folder.path()).unwrap();
+    let (port, ssd, nic) = (
+        "pci0000:00/0000:00:02.0",
+        "pci0000:00/0000:00:02.0/0000:01:00.0",
+        "pci0000:00/0000:00:02.0/0000:01:00.1",
+    );
+    tree.add(&Card::bridge(port)).unwrap();
+    tree.add(&Card::nvme(ssd)).unwrap();
+    tree.add(&Card {
+        class: 0x02_0000,
+        ..Card::nvme(nic)
+    })
+    .unwrap();
+    tree.rdma("mlx5_0", Some(nic)).unwrap();
+    tree.rdma("mlx5_1", Some(&format!("{nic}/mlx5_core.sf.4")))
+        .unwrap();
+    tree.rdma("rxe0", None).unwrap();
+    let topology = tree.load().unwrap();
+    let function = Some(at("01:00.1"));
+    assert_eq!(topology.rdma_device("mlx5_0"), function);
+    assert_eq!(topology.rdma_device("mlx5_1"), function, "a part of it");
+    assert_eq!(topology.rdma_device("rxe0"), None);
+    assert_eq!(topology.rdma_device("mlx5_9"), None);
+    assert_eq!(
+        topology.rdma_devices().collect::<Vec<_>>(),
+        [("mlx5_0", function), ("mlx5_1", function), ("rxe0", None)]
+    );
+    let placement = crate::Placement::Peer {
+        device: at("01:00.0"),
+        bar: 2,
+    };
+    let clients = [topology.rdma_device("mlx5_0").unwrap()];
+    let fitness = crate::provider::verdict(&topology, placement, &clients);
+    assert!(fitness.is_peer(), "{}", fitness.text);
+}
+
+#[test]
+fn a_machine_without_rdma_has_no_rdma_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let topology = fixture::lab(folder.path()).unwrap();
+    assert_eq!(topology.rdma_devices().count(), 0);
+    assert_eq!(topology.rdma_device("mlx5_0"), None);
+}
+
+#[test]
 fn a_machine_without_sysfs_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = Topology::load(&folder.path().join("sys"))
