@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
+use sidelane_p2p::provider::PathReason;
 use sidelane_p2p::{PciAddress, Region, RegionId};
 
 /// The most memory pieces one send work request may name.
@@ -278,6 +279,27 @@ pub enum RegisterError {
         /// Registrations it takes.
         limit: usize,
     },
+    /// The memory's device does not let others reach it.
+    #[error("{region} cannot be handed to {nic}: {reason}")]
+    NotExported {
+        /// The adapter.
+        nic: String,
+        /// What was to be registered.
+        region: String,
+        /// Why, and what to do about it.
+        reason: String,
+    },
+    /// The adapter can, and refused this time: memory that may be locked, or a
+    /// limit of its own.
+    #[error("{nic} refused to register {region}: {reason}")]
+    Refused {
+        /// The adapter.
+        nic: String,
+        /// What was to be registered.
+        region: String,
+        /// Why, and what to do about it.
+        reason: String,
+    },
     /// The adapter cannot reach peer memory of this kind.
     #[error("{nic} cannot register {region}: {reason}")]
     Unsupported {
@@ -288,6 +310,18 @@ pub enum RegisterError {
         /// Why, and what to do about it.
         reason: String,
     },
+}
+
+impl RegisterError {
+    /// Why payload does not go by this memory, as statistics say it.
+    pub fn path_reason(&self) -> PathReason {
+        match self {
+            Self::NotExported { .. } => PathReason::NotExported,
+            Self::Full { .. } | Self::Refused { .. } | Self::Unsupported { .. } => {
+                PathReason::NicUnsupported
+            }
+        }
+    }
 }
 
 /// Why a verb was refused. Nothing of the call took effect, except where said.

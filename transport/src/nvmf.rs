@@ -11,6 +11,6 @@ mod data_pointer;
 mod private_data;
 
 pub use data_pointer::{
-    HostData, KeyedData, MAX_DESCRIPTORS, SglError, data_pointer, data_pointer_with_list,
+    HostData, KeyedData, MAX_DESCRIPTORS, MAX_LIST_BYTES, SglError, data_pointer,
 };
 pub use private_data::{ConnectAccept, ConnectReject, ConnectRequest, RECORD_FORMAT, RejectStatus};

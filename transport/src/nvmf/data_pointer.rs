@@ -11,6 +11,10 @@ use zerocopy::FromBytes;
 /// Descriptors that a list may have.
 pub const MAX_DESCRIPTORS: usize = 16;
 
+/// Bytes of the longest list: what a capsule must have room for behind the
+/// command.
+pub const MAX_LIST_BYTES: usize = MAX_DESCRIPTORS * size_of::<SglDescriptor>();
+
 /// A span of the host's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyedData {
@@ -109,31 +113,17 @@ impl SglError {
 }
 
 /// Reads the data pointer of a command that came with `in_capsule` bytes of data,
-/// for a controller that takes one descriptor (MSDBD 1): a list is refused.
+/// for a controller that takes up to `most` descriptors, at most
+/// [`MAX_DESCRIPTORS`] (MSDBD). A list of keyed ones may stand in the capsule:
+/// `read` fills a buffer with that part of its data, and says whether it could.
 ///
 /// # Errors
 /// When it is not one that this transport can follow.
-pub fn data_pointer(sqe: &Sqe, in_capsule: usize) -> Result<HostData, SglError> {
-    match sqe.dptr.sgl().decode() {
-        Sgl::Segment {
-            length: 1..,
-            in_capsule: true,
-            last: true,
-            ..
-        } => Err(SglError::Count),
-        single => one(single, in_capsule),
-    }
-}
-
-/// As [`data_pointer`], for a controller that takes up to `most` descriptors, at
-/// most [`MAX_DESCRIPTORS`]: a list of keyed ones may stand in the capsule.
-///
-/// # Errors
-/// When it is not one that this transport can follow.
-pub fn data_pointer_with_list(
+pub fn data_pointer(
     sqe: &Sqe,
-    in_capsule: &[u8],
+    in_capsule: usize,
     most: usize,
+    read: impl FnOnce(Range<usize>, &mut [u8]) -> bool,
 ) -> Result<HostData, SglError> {
     let (address, length) = match sqe.dptr.sgl().decode() {
         Sgl::Segment {
@@ -142,7 +132,7 @@ pub fn data_pointer_with_list(
             in_capsule: true,
             last: true,
         } => (address, length),
-        single => return one(single, in_capsule.len()),
+        single => return one(single, in_capsule),
     };
     let size = size_of::<SglDescriptor>();
     if !(length as usize).is_multiple_of(size) {
@@ -151,9 +141,11 @@ pub fn data_pointer_with_list(
     if length as usize / size > most.min(MAX_DESCRIPTORS) {
         return Err(SglError::Count);
     }
-    let list = in_capsule
-        .get(within(address, length, in_capsule.len())?)
-        .ok_or(SglError::Offset)?;
+    let mut list = [0; MAX_LIST_BYTES];
+    let list = list.get_mut(..length as usize).ok_or(SglError::Count)?;
+    if !read(within(address, length, in_capsule)?, list) {
+        return Err(SglError::Offset);
+    }
     let mut pieces = ArrayVec::new();
     for bytes in list.chunks_exact(size) {
         let descriptor = SglDescriptor::read_from_bytes(bytes).map_err(|_| SglError::Segment)?;
