@@ -97,7 +97,7 @@ pub enum ExportError {
     },
     /// It was taken away.
     #[error(
-        "{region} was taken away: {reason}; open its device again, when it is back, to use its memory"
+        "{region} was taken away: {reason}; open it anew, when its device is back, to use its memory"
     )]
     Revoked {
         /// The region.
@@ -151,7 +151,7 @@ mod tests {
         let revoked = ExportError::Revoked { region, reason };
         let text = revoked.to_string();
         assert!(
-            text.contains("unplugged") && text.contains("open its device again"),
+            text.contains("unplugged") && text.contains("open it anew"),
             "{text}"
         );
     }

@@ -127,8 +127,8 @@ pub enum VfioError {
     },
     /// A reset would take exported memory from those that use it.
     #[error(
-        "{device} is not reset: a reset would revoke the {live} exports of its memory that are \
-         live, and a NIC that registered them would fail; stop the data path, deregister, and drop \
+        "{device} is not reset: a reset would revoke what is exported of its memory (live exports: \
+         {live}), and a NIC that registered it would fail; stop the data path, deregister, and drop \
          the exports first"
     )]
     LiveExports {

@@ -316,6 +316,7 @@ impl Kernel for Linux {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn request_numbers_are_those_of_the_kernel_header() {
@@ -333,5 +334,15 @@ mod tests {
         view.read(8176, &mut bytes).unwrap();
         assert_eq!(bytes, [0; 16]);
         view.write(8176, &[5; 16]).unwrap();
+    }
+
+    #[test]
+    fn what_exports_nothing_is_known_by_its_answer() {
+        let null = Linux.open(Path::new("/dev/null")).unwrap();
+        let feature = uapi::VFIO_DEVICE_FEATURE_DMA_BUF;
+        let probed = Linux.probe_feature(null.as_fd(), feature).unwrap_err();
+        let exported = Linux.export_dma_buf(null.as_fd(), 2, 0, 4096).unwrap_err();
+        assert_eq!(probed.raw_os_error(), Some(libc::ENOTTY));
+        assert_eq!(exported.raw_os_error(), Some(libc::ENOTTY));
     }
 }

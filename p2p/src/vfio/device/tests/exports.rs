@@ -115,7 +115,7 @@ fn a_device_is_not_reset_under_live_exports() {
     let text = device.reset().unwrap_err().to_string();
     assert!(
         text.contains("0000:03:00.0 is not reset")
-            && text.contains("2 exports")
+            && text.contains("live exports: 2")
             && text.contains("drop"),
         "{text}"
     );
