@@ -14,6 +14,8 @@ unexport RUSTFLAGS
 
 STEP := .ci/step
 SIDELANE := .build/release/sidelane
+# What rdma-sys is built with. A link, so looking for it costs nothing.
+LIBCLANG := scripts/lib/libclang/libclang.so
 
 # Arguments for `sidelane demo`, such as DEMO_ARGS=--json.
 DEMO_ARGS ?=
@@ -29,7 +31,7 @@ demo: setup-build release ## Build, then write and read back through peer memory
 	@$(SIDELANE) demo $(DEMO_ARGS)
 
 .PHONY: test
-test: setup-test build-folder fetch fmt shellcheck deny clippy docs release lab-image doc-tests ## Everything: lints, all tests, the lab
+test: setup-test build-folder fetch fmt shellcheck deny no-verbs clippy docs release lab-image doc-tests ## Everything: lints, all tests, the lab
 	@$(STEP) "tests, the lab's included" cargo nextest run --locked --workspace --profile ci
 
 .PHONY: check-fast
@@ -50,25 +52,29 @@ lab-image: ## Build the lab's image, unless it is in the cache
 	@$(STEP) "image of the lab" tests/lab/vm image
 
 .PHONY: release
-release: ## Build the program: .build/release/sidelane
+release: | $(LIBCLANG) ## Build the program: .build/release/sidelane
 	@$(STEP) "release build" cargo build --locked --release --package sidelane --bin sidelane
 
 .PHONY: fmt
 fmt: ## Check the format (cargo fmt mends it)
 	@$(STEP) "format" cargo fmt --all --check
 
+.PHONY: no-verbs
+no-verbs: ## Check that the program builds without rdma-core and libclang
+	@$(STEP) "without the feature verbs" cargo check --locked --package sidelane --no-default-features
+
 .PHONY: clippy
-clippy: ## Clippy on everything; a warning is an error
+clippy: | $(LIBCLANG) ## Clippy on everything; a warning is an error
 	@$(STEP) "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
 
 .PHONY: docs
-docs: ## Build the documentation; a broken link is an error
+docs: | $(LIBCLANG) ## Build the documentation; a broken link is an error
 	@# Private items are documented too, so links to them lead somewhere.
 	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(STEP) "documentation" \
 		cargo doc --quiet --locked --workspace --no-deps --document-private-items
 
 .PHONY: doc-tests
-doc-tests: ## The examples in the documentation
+doc-tests: | $(LIBCLANG) ## The examples in the documentation
 	@$(STEP) "examples in the documentation" cargo test --quiet --locked --workspace --doc
 
 .PHONY: deny
@@ -76,12 +82,12 @@ deny: ## Licences, sources and known holes of dependencies
 	@$(STEP) "dependencies" .ci/deny
 
 .PHONY: bench
-bench: ## What a command costs: a table, and .build/bench.json
+bench: | $(LIBCLANG) ## What a command costs: a table, and .build/bench.json
 	@$(STEP) "benchmarks" cargo bench --quiet --locked --package sidelane-tests --bench sidelane -- \
 		--json $(CURDIR)/.build/bench.json
 
 .PHONY: fuzz
-fuzz: ## Feed the parsers and state machines what nobody should send, FUZZ_SECONDS (20) each
+fuzz: | $(LIBCLANG) ## Feed the parsers and state machines what nobody should send, FUZZ_SECONDS (20) each
 	@$(STEP) "fuzzer" tests/fuzz/run
 
 .PHONY: shellcheck
@@ -99,6 +105,13 @@ build-folder:
 .PHONY: fetch
 fetch:
 	@$(STEP) "dependencies to build from" cargo fetch --locked
+
+.PHONY: libclang-matrix
+libclang-matrix: ## Build rdma-sys with every libclang that apt and pip offer; downloads 150 MB
+	@$(STEP) "libclangs" scripts/lib/libclang-matrix
+
+$(LIBCLANG):
+	@$(STEP) "libclang" scripts/setup libclang
 
 .PHONY: setup-build
 setup-build:
