@@ -95,3 +95,27 @@ impl Holdings {
         news
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_is_made_while_its_device_is_lost_is_told_at_once() {
+        let holdings = Holdings::default();
+        assert!(holdings.lose("unplugged"));
+        assert!(!holdings.lose("broken"), "it is no news");
+        let region = Revocation::new();
+        holdings.enter(&region);
+        assert_eq!(region.reason(), Some("unplugged"));
+    }
+
+    #[test]
+    fn regions_that_are_gone_leave_nothing_behind() {
+        let holdings = Holdings::default();
+        for _ in 0..10 {
+            holdings.enter(&Revocation::new());
+        }
+        assert!(holdings.state().regions.len() <= 1);
+    }
+}
