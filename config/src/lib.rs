@@ -16,7 +16,7 @@ mod size;
 pub use diagnostic::{ConfigError, ConfigErrors, Place};
 pub use names::{Nqn, ParseNameError, PciSlot, Uuid};
 pub use schema::{
-    Backend, Config, Listener, Namespace, NicKind, P2pPolicy, Provider, ProviderChoice,
+    Backend, Config, Flush, Listener, Namespace, NicKind, P2pPolicy, Provider, ProviderChoice,
     ProviderKind, Subsystem, Target,
 };
 pub use size::{ByteSize, ParseSizeError};

@@ -31,6 +31,13 @@ impl Config {
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
+        if self.target.flush == Flush::Never {
+            remarks.push(
+                "flush = \"never\": an SSD may read what a buffer held before the data of a write \
+                 arrived in it, unless `sidelane selftest` has shown otherwise on this machine"
+                    .to_owned(),
+            );
+        }
         for subsystem in &self.subsystems {
             let nqn = &subsystem.nqn;
             if !subsystem.allow_any_host && subsystem.hosts.is_empty() {
@@ -74,6 +81,25 @@ pub struct Target {
     pub max_queue_entries: u16,
     /// I/O queues a controller grants, 1 to 1024.
     pub max_io_queues: u16,
+    /// When data that a NIC has placed is made visible before an SSD reads it.
+    pub flush: Flush,
+}
+
+/// When data that a NIC has placed is made visible to other devices, by reading its last byte back
+/// through the same NIC, before an SSD is told to read it.
+///
+/// A NIC's completion does not say that its data has arrived in a third device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Flush {
+    /// Where the data is in peer memory.
+    #[default]
+    Auto,
+    /// Wherever it is.
+    Always,
+    /// Never. An SSD may then read what was there before: for measurements, and for machines whose
+    /// self-test has shown that they do not need it.
+    Never,
 }
 
 impl Target {
@@ -88,6 +114,7 @@ impl Default for Target {
             cores: vec![0],
             max_queue_entries: 128,
             max_io_queues: 64,
+            flush: Flush::Auto,
         }
     }
 }
@@ -99,7 +126,8 @@ pub struct Listener {
     pub id: String,
     /// The kind of NIC behind the address.
     pub nic: NicKind,
-    /// A unicast address of this machine; never a wildcard, since discovery hands it to hosts.
+    /// A unicast address of this machine, or, on verbs, the unspecified one for all of them;
+    /// discovery then tells a host the address that it used.
     pub address: IpAddr,
     /// The service port, not 0.
     pub port: u16,
@@ -122,6 +150,19 @@ impl Listener {
 pub enum NicKind {
     /// RoCEv2 over a UDP socket; needs neither RDMA hardware nor privilege.
     Soft,
+    /// The RDMA device that has the address, by rdma-core: hardware, or the kernel's `rdma_rxe`.
+    Verbs,
+}
+
+impl NicKind {
+    /// As it is written in a configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Soft => "soft",
+            Self::Verbs => "verbs",
+        }
+    }
 }
 
 /// `[[provider]]`: a source of memory for payload.

@@ -1,11 +1,15 @@
 //! Puts the report of statistics together.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sidelane_p2p::provider::PathReason;
+use sidelane_transport::nic::{Adapter, AdapterState};
+
 use crate::stats::{
     ControllerReport, DirectionReport, ListenerReport, NamespaceReport, PoolReport,
-    ReactorCounters, ReactorReport, StatsReport,
+    ReactorCounters, ReactorReport, StatsReport, WayReport,
 };
 use crate::subsystem;
 
@@ -35,19 +39,46 @@ pub struct NamespaceFacts {
     pub backend: String,
     /// Policy as configured.
     pub p2p: String,
-    /// Provider of peer memory, if in use.
+    /// The way its payload goes, by adapter.
+    pub ways: Vec<WayFacts>,
+}
+
+/// The way that the payload of a namespace goes behind one adapter.
+#[derive(Debug, Clone)]
+pub struct WayFacts {
+    /// The adapter.
+    pub nic: String,
+    /// Providers of peer memory, if any is in use.
     pub provider: Option<String>,
+    /// Why not all of it is peer memory; [`PathReason::Peer`] where it is.
+    pub code: PathReason,
     /// Why, or why not.
     pub reason: String,
+    /// The pools in use, by their number in the target.
+    pub pools: Vec<usize>,
+}
+
+/// A listener, and what serves it.
+#[derive(Clone)]
+pub struct ListenerFacts {
+    /// As configured.
+    pub id: String,
+    /// Kind of adapter.
+    pub nic: &'static str,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Its adapters that serve.
+    pub adapters: Vec<Arc<dyn Adapter>>,
+    /// Why it is not served.
+    pub refused: Option<String>,
 }
 
 /// Reads the counters of all reactors.
-#[derive(Debug)]
 pub struct Reporter {
     /// When the target started.
     pub started: Instant,
     /// Where hosts connect.
-    pub listeners: Vec<ListenerReport>,
+    pub listeners: Vec<ListenerFacts>,
     /// The target's pools, in order.
     pub pools: Vec<PoolFacts>,
     /// The target's namespaces, in order.
@@ -63,7 +94,7 @@ impl Reporter {
     pub fn report(&self) -> StatsReport {
         StatsReport {
             uptime_seconds: self.started.elapsed().as_secs(),
-            listeners: self.listeners.clone(),
+            listeners: self.listeners.iter().map(listener).collect(),
             namespaces: (0..self.namespaces.len())
                 .map(|at| self.namespace(at))
                 .collect(),
@@ -93,14 +124,40 @@ impl Reporter {
             nsid: facts.nsid,
             backend: facts.backend,
             p2p: facts.p2p,
-            provider: facts.provider,
-            reason: facts.reason,
+            ways: facts
+                .ways
+                .iter()
+                .enumerate()
+                .map(|(port, facts)| self.way(port, facts))
+                .collect(),
             payload_bytes_peer: reads.peer_bytes + writes.peer_bytes,
             payload_bytes_host: reads.host_bytes + writes.host_bytes,
             reads,
             writes,
             other_commands,
             errors,
+        }
+    }
+
+    /// What an adapter lost is not what it was chosen for.
+    fn way(&self, port: usize, facts: &WayFacts) -> WayReport {
+        let lost = facts.pools.iter().any(|pool| {
+            let counters = self.reactors.iter().filter_map(|r| r.pools.get(*pool));
+            counters.into_iter().any(|pool| pool.is_lost_by(port))
+        });
+        let (code, provider, reason) = match lost {
+            false => (facts.code, facts.provider.clone(), facts.reason.clone()),
+            true => {
+                let was = facts.provider.as_deref().unwrap_or("its memory");
+                let reason = format!("{was} was taken away while it was in use");
+                (PathReason::Revoked, None, reason)
+            }
+        };
+        WayReport {
+            nic: facts.nic.clone(),
+            provider,
+            code: code.name().to_owned(),
+            reason,
         }
     }
 
@@ -141,5 +198,25 @@ impl Reporter {
                 })
         })
         .collect()
+    }
+}
+
+fn listener(facts: &ListenerFacts) -> ListenerReport {
+    // One adapter that serves is enough.
+    let states = facts.adapters.iter().map(|adapter| adapter.state());
+    let state = match states.min_by_key(|state| *state as u8) {
+        _ if facts.refused.is_some() => "refused",
+        Some(state) => state.name(),
+        None => AdapterState::Gone.name(),
+    };
+    let adapters = facts.adapters.iter();
+    ListenerReport {
+        id: facts.id.clone(),
+        nic: facts.nic.to_owned(),
+        address: facts.address.ip().to_string(),
+        port: facts.address.port(),
+        adapters: adapters.map(|it| it.caps().name.clone()).collect(),
+        state: state.to_owned(),
+        reason: facts.refused.clone(),
     }
 }

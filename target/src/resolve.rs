@@ -19,7 +19,7 @@ pub struct Candidate {
     pub own_use: OwnUse,
 }
 
-/// The memory for one direction.
+/// Memory for one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
     /// The candidate, by its number; `None` for plain host memory.
@@ -28,13 +28,16 @@ pub struct Way {
     pub path: PathReason,
 }
 
-/// The outcome for a namespace.
+/// The outcome for a namespace behind one adapter: for each direction the memory
+/// to use, then what the policy allows when that is taken away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Memory for reads.
-    pub reads: Way,
-    /// Memory for writes.
-    pub writes: Way,
+    /// Memory for reads, at least one.
+    pub reads: Vec<Way>,
+    /// Memory for writes, at least one.
+    pub writes: Vec<Way>,
+    /// Why not all of it is peer memory; [`PathReason::Peer`] where it is.
+    pub code: PathReason,
     /// Why, in words.
     pub reason: String,
 }
@@ -55,7 +58,8 @@ enum Direction {
 }
 
 /// Chooses memory for a namespace on the SSD `ssd` (`None`: no device reads or
-/// writes its payload). `judge` says whether clients reach a placement.
+/// writes its payload) behind an adapter. `judge` says whether the adapter and
+/// clients reach a placement.
 ///
 /// # Errors
 /// When the policy is `require` and no memory fits, with the reasons and the
@@ -65,7 +69,7 @@ pub fn choose(
     choice: &ProviderChoice,
     ssd: Option<PciAddress>,
     candidates: &[Candidate],
-    judge: impl Fn(Placement, &[PciAddress]) -> Fitness,
+    mut judge: impl FnMut(Placement, &[PciAddress]) -> Fitness,
 ) -> Result<Choice, Refusal> {
     let named = |candidate: &Candidate| choice.id() == Some(candidate.name.as_str());
     let is_host = |candidate: &Candidate| candidate.placement == Placement::Host;
@@ -79,8 +83,9 @@ pub fn choose(
             path: PathReason::HostByPolicy,
         };
         return Ok(Choice {
-            reads: way,
-            writes: way,
+            reads: vec![way],
+            writes: vec![way],
+            code: PathReason::HostByPolicy,
             reason: "p2p is off".to_owned(),
         });
     }
@@ -94,63 +99,71 @@ pub fn choose(
             (Some(_), _) => named(candidate),
             (None, _) => !is_host(candidate),
         })
-        .map(|(at, candidate)| Judged::new(at, candidate, ssd, &judge))
+        .map(|(at, candidate)| Judged::new(at, candidate, ssd, &mut judge))
         .collect();
-    let best = |direction| {
-        judged
-            .iter()
-            .filter(|judged| judged.fits(direction))
-            .min_by_key(|judged| judged.distance)
+    let fitting = |direction| {
+        let mut fit: Vec<_> = judged.iter().filter(|it| it.fits(direction)).collect();
+        fit.sort_by_key(|judged| judged.distance);
+        fit
     };
-    match (best(Direction::Read), best(Direction::Write)) {
-        (Some(reads), Some(writes)) => {
-            let reason = if reads.at == writes.at {
-                format!("{}: {}", reads.candidate.name, reads.text)
-            } else {
-                format!(
-                    "reads by {}: {}; writes by {}: {}",
-                    reads.candidate.name, reads.text, writes.candidate.name, writes.text
-                )
-            };
-            Ok(Choice {
-                reads: reads.way(),
-                writes: writes.way(),
-                reason,
-            })
-        }
-        (reads, writes) => {
-            let code = judged
-                .first()
-                .map_or(PathReason::NoProvider, |first| match first.code {
-                    PathReason::Peer => PathReason::DirectionUnsupported,
-                    code => code,
-                });
-            let reasons = if judged.is_empty() {
-                "no peer memory is configured, and the SSD has none of its own".to_owned()
-            } else {
-                let each = judged.iter().map(Judged::words);
-                each.collect::<Vec<_>>().join("; ")
-            };
-            if policy == P2pPolicy::Require {
-                let remedy = judged.iter().find_map(|judged| judged.remedy.clone());
-                let remedy = remedy.unwrap_or_else(|| {
-                    "name a provider that the SSD reaches, or set p2p to \"prefer\" or \"off\""
-                        .into()
-                });
-                return Err(Refusal { reasons, remedy });
-            }
-            let host = Way {
-                candidate: host,
-                path: code,
-            };
-            let way = |best: Option<&Judged<'_>>| best.map_or(host, Judged::way);
-            Ok(Choice {
-                reads: way(reads),
-                writes: way(writes),
-                reason: reasons,
-            })
-        }
+    let (reads, writes) = (fitting(Direction::Read), fitting(Direction::Write));
+    let ways = |fit: &[&Judged<'_>], host: Option<Way>| {
+        let fit = fit.iter().map(|judged| judged.way());
+        fit.chain(host).collect::<Vec<_>>()
+    };
+    let last_resort = |path| {
+        let way = Way {
+            candidate: host,
+            path,
+        };
+        (policy == P2pPolicy::Prefer).then_some(way)
+    };
+    if let (Some(read), Some(write)) = (reads.first(), writes.first()) {
+        let reason = if read.at == write.at {
+            format!("{}: {}", read.candidate.name, read.text)
+        } else {
+            format!(
+                "reads by {}: {}; writes by {}: {}",
+                read.candidate.name, read.text, write.candidate.name, write.text
+            )
+        };
+        let code = match (read.code, write.code) {
+            (PathReason::Peer, code) | (code, _) => code,
+        };
+        let host = last_resort(PathReason::HostByPolicy);
+        return Ok(Choice {
+            reads: ways(&reads, host),
+            writes: ways(&writes, host),
+            code,
+            reason,
+        });
     }
+    let code = judged
+        .first()
+        .map_or(PathReason::NoProvider, |first| match first.code {
+            PathReason::Peer => PathReason::DirectionUnsupported,
+            code => code,
+        });
+    let reasons = if judged.is_empty() {
+        "no peer memory is configured, and the SSD has none of its own".to_owned()
+    } else {
+        let each = judged.iter().map(Judged::words);
+        each.collect::<Vec<_>>().join("; ")
+    };
+    let host = last_resort(code).ok_or_else(|| {
+        let remedy = judged.iter().find_map(|judged| judged.remedy.clone());
+        let remedy = remedy.unwrap_or_else(|| {
+            "name a provider that the SSD reaches, or set p2p to \"prefer\" or \"off\"".into()
+        });
+        let reasons = reasons.clone();
+        Refusal { reasons, remedy }
+    })?;
+    Ok(Choice {
+        reads: ways(&reads, Some(host)),
+        writes: ways(&writes, Some(host)),
+        code,
+        reason: reasons,
+    })
 }
 
 /// A candidate, judged for one SSD.
@@ -169,7 +182,7 @@ impl<'a> Judged<'a> {
         at: usize,
         candidate: &'a Candidate,
         ssd: Option<PciAddress>,
-        judge: impl Fn(Placement, &[PciAddress]) -> Fitness,
+        judge: &mut impl FnMut(Placement, &[PciAddress]) -> Fitness,
     ) -> Self {
         let clients: Vec<_> = ssd.into_iter().collect();
         let fitness = judge(candidate.placement, &clients);
@@ -312,7 +325,8 @@ mod tests {
             candidate: expected,
             path: PathReason::Peer,
         };
-        assert_eq!((chosen.reads, chosen.writes), (way, way));
+        assert_eq!((chosen.reads[0], chosen.writes[0]), (way, way));
+        assert_eq!(chosen.code, PathReason::Peer);
     }
 
     #[test]
@@ -320,10 +334,10 @@ mod tests {
         let chosen = run(P2pPolicy::Off, "auto", "0000:03:00.0", &candidates()).unwrap();
         assert_eq!(
             chosen.reads,
-            Way {
+            [Way {
                 candidate: None,
                 path: PathReason::HostByPolicy
-            }
+            }]
         );
     }
 
@@ -338,7 +352,8 @@ mod tests {
         for choice in ["auto", "plain"] {
             run(P2pPolicy::Require, choice, near, &from).unwrap_err();
         }
-        let way = |policy, choice, ssd, from: &[_]| run(policy, choice, ssd, from).unwrap().writes;
+        let way =
+            |policy, choice, ssd, from: &[_]| run(policy, choice, ssd, from).unwrap().writes[0];
         let plain = |path| Way {
             candidate: Some(0),
             path,
@@ -374,11 +389,12 @@ mod tests {
         let chosen = run(P2pPolicy::Prefer, "auto", far, &from).unwrap();
         assert_eq!(
             chosen.reads,
-            Way {
+            [Way {
                 candidate: None,
                 path: code
-            }
+            }]
         );
+        assert_eq!(chosen.code, code);
     }
 
     #[test]
@@ -391,7 +407,7 @@ mod tests {
         from[1].own_use = reads_only;
         let chosen = run(P2pPolicy::Require, "auto", "0000:03:00.0", &from).unwrap();
         assert_eq!(
-            (chosen.reads.candidate, chosen.writes.candidate),
+            (chosen.reads[0].candidate, chosen.writes[0].candidate),
             (Some(1), Some(0))
         );
         let refusal = run(P2pPolicy::Require, "own", "0000:03:00.0", &from).unwrap_err();
@@ -399,10 +415,22 @@ mod tests {
         let chosen = run(P2pPolicy::Prefer, "own", "0000:03:00.0", &from).unwrap();
         assert_eq!(
             chosen.writes,
-            Way {
+            [Way {
                 candidate: None,
                 path: PathReason::DirectionUnsupported
-            }
+            }]
         );
+    }
+
+    #[rstest::rstest]
+    #[case::prefer(P2pPolicy::Prefer, &[Some(1), Some(0), None])]
+    #[case::require(P2pPolicy::Require, &[Some(1), Some(0)])]
+    fn what_comes_next_is_what_the_policy_allows(
+        #[case] policy: P2pPolicy,
+        #[case] order: &[Option<usize>],
+    ) {
+        let chosen = run(policy, "auto", "0000:03:00.0", &candidates()).unwrap();
+        let ways: Vec<_> = chosen.writes.iter().map(|way| way.candidate).collect();
+        assert_eq!(ways, order);
     }
 }

@@ -76,6 +76,26 @@ pub struct PoolCounters {
     pub peak: Counter,
     /// Commands that had to wait for a buffer.
     pub waits: Counter,
+    /// Adapters that lost their way to it, a bit each.
+    lost_by: Counter,
+}
+
+impl PoolCounters {
+    /// Notes that an adapter, by its number, lost its way to the pool.
+    pub fn lose(&self, port: usize) {
+        let bit = u32::try_from(port)
+            .ok()
+            .and_then(|port| 1u64.checked_shl(port));
+        self.lost_by.set(self.lost_by.get() | bit.unwrap_or(0));
+    }
+
+    /// Whether that adapter lost its way to the pool.
+    pub fn is_lost_by(&self, port: usize) -> bool {
+        let bit = u32::try_from(port)
+            .ok()
+            .and_then(|port| 1u64.checked_shl(port));
+        self.lost_by.get() & bit.unwrap_or(0) != 0
+    }
 }
 
 /// Counts of one reactor.
@@ -159,6 +179,12 @@ pub struct ListenerReport {
     pub address: String,
     /// Port.
     pub port: u16,
+    /// The adapters behind it.
+    pub adapters: Vec<String>,
+    /// `up`, `port-down`, `gone`, or `refused`.
+    pub state: String,
+    /// Why it is refused.
+    pub reason: Option<String>,
 }
 
 /// A namespace.
@@ -172,10 +198,8 @@ pub struct NamespaceReport {
     pub backend: String,
     /// `off`, `prefer` or `require`.
     pub p2p: String,
-    /// The provider in use, if it is peer memory.
-    pub provider: Option<String>,
-    /// Why peer memory is in use, or why not.
-    pub reason: String,
+    /// Which way its payload goes, by adapter.
+    pub ways: Vec<WayReport>,
     /// Payload bytes by peer memory, both directions.
     pub payload_bytes_peer: u64,
     /// Payload bytes by host memory, both directions.
@@ -188,6 +212,19 @@ pub struct NamespaceReport {
     pub other_commands: u64,
     /// Commands that ended with an error status.
     pub errors: u64,
+}
+
+/// The way of a namespace's payload behind one adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayReport {
+    /// The adapter (`soft 192.0.2.1`, `mlx5_0`).
+    pub nic: String,
+    /// The provider in use, if it is peer memory.
+    pub provider: Option<String>,
+    /// `peer`, or why not, as in `host_bytes_by_reason`.
+    pub code: String,
+    /// The same in words.
+    pub reason: String,
 }
 
 /// One direction of a namespace.

@@ -13,7 +13,8 @@ use toml::de::DeTable;
 
 use crate::reader::{Found, Report, Section, Span, choose_from};
 use crate::{
-    ByteSize, Config, ConfigErrors, Listener, NicKind, PciSlot, Provider, ProviderKind, Target,
+    ByteSize, Config, ConfigErrors, Flush, Listener, NicKind, PciSlot, Provider, ProviderKind,
+    Target,
 };
 
 /// The most queues, and the most entries of one, that a configuration can grant.
@@ -213,6 +214,17 @@ fn read_target(mut section: Section<'_>) -> Target {
     ) {
         target.max_io_queues = queues.value as u16;
     }
+    let flush = section.keyword(
+        "flush",
+        &[
+            ("auto", Flush::Auto),
+            ("always", Flush::Always),
+            ("never", Flush::Never),
+        ],
+    );
+    if let Some(flush) = flush {
+        target.flush = flush.value;
+    }
     section.finish();
     target
 }
@@ -257,12 +269,14 @@ fn read_id(
 fn read_listener(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Listener> {
     let id = read_id(&mut section, "listener", "front", context);
     section.complain_if_absent("nic", "nic = \"soft\"");
-    let nic = section.keyword("nic", &[("soft", NicKind::Soft)]);
+    let kinds = [("soft", NicKind::Soft), ("verbs", NicKind::Verbs)];
+    let nic = section.keyword("nic", &kinds);
+    let wildcard = nic.as_ref().is_some_and(|nic| nic.value == NicKind::Verbs);
     let address = section.required::<String>("address", "address = \"192.168.77.2\"");
     let port = section.integer("port", 1..=65535, "a port to connect to");
     let port = port.map_or(Listener::DEFAULT_PORT, |port| port.value as u16);
     let address = address.and_then(|found| {
-        let address = read_address(&section, &found)?;
+        let address = read_address(&section, &found, wildcard)?;
         let endpoint = std::net::SocketAddr::new(address, port).to_string();
         let remedy = "give each listener an address or a port of its own";
         let name = ("address and port", endpoint);
@@ -278,12 +292,13 @@ fn read_listener(mut section: Section<'_>, context: &mut Context<'_>) -> Option<
     })
 }
 
-fn read_address(section: &Section<'_>, found: &Found<String>) -> Option<IpAddr> {
+/// `wildcard`: whether the NIC takes connections on every address that it has.
+fn read_address(section: &Section<'_>, found: &Found<String>, wildcard: bool) -> Option<IpAddr> {
     let remedy = "write one IP address of this machine, such as \"192.168.77.2\"";
     let fault = match found.value.parse::<IpAddr>() {
         Err(_) => "is not an IP address",
-        Ok(address) if address.is_unspecified() => {
-            "stands for any address, and discovery must tell hosts one that they can reach"
+        Ok(address) if address.is_unspecified() && !wildcard => {
+            "stands for any address, and a software NIC has one"
         }
         Ok(address) if address.is_multicast() => "is a multicast address",
         Ok(IpAddr::V4(address)) if address.is_broadcast() => "is the broadcast address",

@@ -56,6 +56,29 @@ fn what_is_left_out_gets_its_default() {
     assert_eq!(namespace.backend, Backend::Nvme { device, nsid: 1 });
 }
 
+#[test]
+fn a_verbs_listener_may_stand_for_all_addresses_and_flush_has_three_settings() {
+    let text = with("", SSD).replace("\"soft\"", "\"verbs\"");
+    for address in ["0.0.0.0", "::"] {
+        let config = parsed(&text.replace("192.168.77.2", address));
+        assert_eq!(config.listeners[0].nic, NicKind::Verbs);
+        assert_eq!(config.listeners[0].address.to_string(), address);
+    }
+    for (word, flush) in [
+        ("auto", Flush::Auto),
+        ("always", Flush::Always),
+        ("never", Flush::Never),
+    ] {
+        let config = parsed(&format!("[target]\nflush = \"{word}\"\n{text}"));
+        assert_eq!(config.target.flush, flush);
+        let warned = config
+            .remarks()
+            .iter()
+            .any(|remark| remark.contains("flush"));
+        assert_eq!(warned, flush == Flush::Never);
+    }
+}
+
 #[rstest::rstest]
 #[case("off", 4096)]
 #[case("prefer", 0)]

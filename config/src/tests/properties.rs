@@ -17,22 +17,33 @@ fn pages(most: u64) -> impl Strategy<Value = ByteSize> {
 
 fn target() -> impl Strategy<Value = Target> {
     let cores = btree_set(0u16..1024, 1..4).prop_map(|cores| cores.into_iter().collect());
-    ("(/[a-z0-9 ._]{1,9}){1,4}", cores, 2u16..=1024, 1u16..=1024).prop_map(
-        |(control, cores, max_queue_entries, max_io_queues)| Target {
-            control: control.into(),
-            cores,
-            max_queue_entries,
-            max_io_queues,
-        },
+    let flush = proptest::sample::select(vec![Flush::Auto, Flush::Always, Flush::Never]);
+    (
+        "(/[a-z0-9 ._]{1,9}){1,4}",
+        cores,
+        2u16..=1024,
+        1u16..=1024,
+        flush,
     )
+        .prop_map(
+            |(control, cores, max_queue_entries, max_io_queues, flush)| Target {
+                control: control.into(),
+                cores,
+                max_queue_entries,
+                max_io_queues,
+                flush,
+            },
+        )
 }
 
 fn listeners() -> impl Strategy<Value = Vec<Listener>> {
-    btree_map("[A-Za-z0-9._-]{1,64}", (1u8..=250, 1u16..), 1..4).prop_map(|listeners| {
+    let nic = proptest::sample::select(vec![NicKind::Soft, NicKind::Verbs]);
+    let listener = (1u8..=250, 1u16.., nic);
+    btree_map("[A-Za-z0-9._-]{1,64}", listener, 1..4).prop_map(|listeners| {
         let numbered = listeners.into_iter().enumerate();
-        let listener = |(index, (id, (last, port)))| Listener {
+        let listener = |(index, (id, (last, port, nic)))| Listener {
             id,
-            nic: NicKind::Soft,
+            nic,
             address: IpAddr::V4(Ipv4Addr::new(10, 0, index as u8, last)),
             port,
         };

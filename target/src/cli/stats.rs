@@ -65,9 +65,21 @@ fn print(report: &StatsReport) {
     }
     println!("{payload}");
     for namespace in &report.namespaces {
+        for way in &namespace.ways {
+            println!(
+                "{} nsid {} by {}: {}: {}",
+                namespace.nqn, namespace.nsid, way.nic, way.code, way.reason
+            );
+        }
+    }
+    for listener in &report.listeners {
         println!(
-            "{} nsid {}: {}",
-            namespace.nqn, namespace.nsid, namespace.reason
+            "listener {}: {} port {} on {}, {}",
+            listener.id,
+            listener.address,
+            listener.port,
+            listener.adapters.join(", "),
+            listener.state
         );
     }
     let mut pools = table(

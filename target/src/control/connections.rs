@@ -1,13 +1,15 @@
 //! Connection set-up: takes requests from connection management, has a reactor
 //! make the queue pair, answers; and passes ends on, both ways.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context;
 use bytes::Bytes;
 use sidelane_transport::cm::{CmEvent, ConnParams, ConnectionManager};
-use sidelane_transport::nic::QpNumber;
+use sidelane_transport::nic::{NicCaps, QpNumber};
 use sidelane_transport::nvmf::{ConnectAccept, ConnectReject, ConnectRequest, RejectStatus};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -33,8 +35,20 @@ pub struct ConnectionService {
     admin_queues: usize,
 }
 
+/// A connection manager, and what it answers for.
+pub struct ManagerSpec {
+    /// It.
+    pub manager: Box<dyn ConnectionManager>,
+    /// Its adapters, in its order: the number in every reactor, and what it can
+    /// do; `None` for one that nobody may connect by.
+    pub adapters: Vec<Option<(usize, NicCaps)>>,
+    /// What it listens on, with the listener's name.
+    pub listen: Vec<(String, SocketAddr)>,
+}
+
 struct Manager {
     manager: Box<dyn ConnectionManager>,
+    adapters: Vec<Option<(usize, NicCaps)>>,
     fd: AsyncFd<OwnedFd>,
 }
 
@@ -46,24 +60,34 @@ struct Opened {
 }
 
 impl ConnectionService {
-    /// A service over these managers; the n-th manager belongs to the n-th
-    /// adapter of every reactor. Must be called in a tokio runtime.
+    /// A service over these managers, which listen when this returns. Must be
+    /// called in a tokio runtime.
     ///
     /// # Errors
-    /// When a file descriptor cannot be watched.
+    /// When an address cannot be listened on, or a file descriptor not watched.
     pub fn new(
-        managers: Vec<Box<dyn ConnectionManager>>,
+        managers: Vec<ManagerSpec>,
         reactors: Vec<Mailbox>,
         offered: Arc<Target>,
         max_queue_entries: u16,
-    ) -> std::io::Result<Self> {
+    ) -> anyhow::Result<Self> {
         let managers = managers
             .into_iter()
-            .map(|manager| {
+            .map(|spec| {
+                let mut manager = spec.manager;
+                for (id, at) in spec.listen {
+                    manager
+                        .listen(at)
+                        .with_context(|| format!("listener {id} on {at}"))?;
+                }
                 let fd = watch(manager.event_fd())?;
-                Ok(Manager { manager, fd })
+                Ok(Manager {
+                    manager,
+                    adapters: spec.adapters,
+                    fd,
+                })
             })
-            .collect::<std::io::Result<_>>()?;
+            .collect::<anyhow::Result<_>>()?;
         let (opened, openings) = unbounded_channel();
         Ok(Self {
             managers,
@@ -127,14 +151,15 @@ impl ConnectionService {
         match event {
             CmEvent::ConnectRequest {
                 id,
+                adapter,
                 local,
                 remote,
                 attrs,
                 private_data,
             } => {
                 let key = ConnKey { manager: at, id };
-                match self.request(&private_data) {
-                    Ok((qid, depth)) => {
+                match self.request(at, adapter, &private_data) {
+                    Ok((nic, qid, depth)) => {
                         tracing::info!(%local, %remote, qid, depth, "a host connects");
                         let portal = Portal { address: local };
                         let reactor = self.reactor_for(qid);
@@ -147,7 +172,7 @@ impl ConnectionService {
                         let (reply, answer) = oneshot::channel();
                         let new = NewConnection {
                             key,
-                            nic: at,
+                            nic,
                             attrs,
                             depth: usize::from(depth),
                             session,
@@ -184,15 +209,29 @@ impl ConnectionService {
         }
     }
 
-    /// Queue identifier and depth that a request asks for, if it can be had.
-    fn request(&self, private_data: &[u8]) -> Result<(u16, u16), RejectStatus> {
+    /// The adapter's number in reactors, the queue identifier, and the depth: the
+    /// least of what the host asks for, the configuration allows and the adapter
+    /// can do.
+    fn request(
+        &self,
+        manager: usize,
+        adapter: usize,
+        private_data: &[u8],
+    ) -> Result<(usize, u16, u16), RejectStatus> {
         let request = ConnectRequest::parse(private_data)?;
+        let adapter = self.managers[manager].adapters.get(adapter);
+        let Some((nic, caps)) = adapter.and_then(Option::as_ref) else {
+            return Err(RejectStatus::NoResources);
+        };
         let most = if request.qid() == 0 {
             ADMIN_DEPTH
         } else {
             self.max_queue_entries
         };
-        Ok((request.qid(), request.send_queue_entries().min(most).max(2)))
+        // A command in flight has a response of its own to send.
+        let can = u16::try_from(caps.max_send_wr).unwrap_or(u16::MAX);
+        let depth = request.send_queue_entries().min(most).min(can).max(2);
+        Ok((*nic, request.qid(), depth))
     }
 
     /// I/O queues of a host spread by their identifier, admin queues in turn.

@@ -6,4 +6,4 @@ mod connections;
 mod watched;
 
 pub use api::{ApiSocket, fetch_stats};
-pub use connections::ConnectionService;
+pub use connections::{ConnectionService, ManagerSpec};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use sidelane_nvme::spec::{CQE_LEN, Cqe};
 use sidelane_p2p::{DmaSpace, MemView};
-use sidelane_transport::cm::ConnectionManager;
-use sidelane_transport::nic::{Access, Completions, MAX_COMPLETIONS, Nic, RecvWr};
+use sidelane_transport::cm::Connector;
+use sidelane_transport::nic::{Access, ActiveNic, Completions, MAX_COMPLETIONS, RecvWr};
 
 use super::memory::{HostMemory, Layout};
 use super::options::{DEPTH_MAX, IO_QUEUES_MAX};
@@ -18,8 +18,8 @@ use super::{EndpointOptions, HostError};
 /// Its memory is registered once and its receive buffers are posted once; both
 /// last until it is dropped, since a shared receive queue gives nothing back.
 pub struct Endpoint {
-    pub(super) nic: Box<dyn Nic>,
-    pub(super) cm: Box<dyn ConnectionManager>,
+    pub(super) nic: Box<dyn ActiveNic>,
+    pub(super) cm: Box<dyn Connector>,
     pub(super) memory: HostMemory,
     pub(super) options: EndpointOptions,
     pub(super) completions: Completions,
@@ -36,8 +36,8 @@ impl Endpoint {
     /// When the sizes are out of their limits or more than the adapter has, or
     /// memory cannot be had or registered.
     pub fn open(
-        mut nic: Box<dyn Nic>,
-        cm: Box<dyn ConnectionManager>,
+        mut nic: Box<dyn ActiveNic>,
+        cm: Box<dyn Connector>,
         space: &dyn DmaSpace,
         options: EndpointOptions,
     ) -> Result<Self, HostError> {
@@ -133,7 +133,7 @@ fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-fn check(options: &EndpointOptions, nic: &dyn Nic) -> Result<(), HostError> {
+fn check(options: &EndpointOptions, nic: &dyn ActiveNic) -> Result<(), HostError> {
     let EndpointOptions {
         io_queues,
         depth,

@@ -200,7 +200,7 @@ fn wc_words(status: WcStatus) -> &'static str {
 }
 
 /// Why an I/O was not submitted. The association is as good as before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// The queue has as many commands outstanding as it holds: poll first.
     #[error("the queue is full")]

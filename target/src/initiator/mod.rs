@@ -3,9 +3,9 @@
 //!
 //! Follows the NVM Express Base Specification 2.0 ("Base"), the NVM Command Set
 //! Specification 1.0 ("NVM") and the RDMA Transport Specification 1.0 ("RDMA").
-//! It runs over any [`Nic`](sidelane_transport::nic::Nic) and
-//! [`ConnectionManager`](sidelane_transport::cm::ConnectionManager), on one
-//! thread that owns both.
+//! It runs over any [`ActiveNic`](sidelane_transport::nic::ActiveNic) and
+//! [`Connector`](sidelane_transport::cm::Connector), on one thread that owns
+//! both.
 //!
 //! An [`Endpoint`] holds the adapter and the registered memory; a [`Host`] is
 //! one association on it. It is strict: what the specification does not allow a

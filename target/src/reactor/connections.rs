@@ -1,8 +1,8 @@
-//! Connections of a reactor: opening, ending, and what is due by time.
+//! Connections of a reactor: ending, and what is due by time.
 //!
 //! A connection ends in steps: its queue pair goes to the error state; each send
-//! work request comes back, once; then the queue pair is destroyed, so the
-//! adapter touches none of its buffers any more. Commands that a backend still
+//! work request comes back, once; then the queue pair is destroyed, and when the
+//! adapter says that this is done, it touches none of its buffers any more. Commands that a backend still
 //! has keep their slot and buffer until it has ended them.
 
 use std::collections::HashMap;
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use sidelane_transport::nic::{QpCaps, QpNumber, SendWr};
 
-use super::mailbox::{ConnKey, FromReactor, NewConnection, NotOpened};
+use super::mailbox::{ConnKey, FromReactor};
+use super::outbox::Outbox;
 use super::request::State;
 use super::{MAX_CONNECTIONS, Reactor};
 use crate::session::QueueSession;
@@ -35,14 +36,50 @@ pub(super) struct Connection {
     /// Signaled send work requests that have not come back.
     pub(super) in_flight: usize,
     /// Work requests to be posted at the end of the round.
-    pub(super) outbox: Vec<SendWr>,
+    pub(super) outbox: Outbox,
+    /// Whether it is in the list of those that have something to post.
+    listed: bool,
     /// Since when it is ending, if it is.
     pub(super) closing: Option<Instant>,
-    /// Whether its queue pair is gone.
-    qp_destroyed: bool,
+    /// Where its queue pair is on its way out.
+    teardown: Teardown,
+}
+
+/// The way out of a queue pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Teardown {
+    /// It is there.
+    No,
+    /// The adapter was asked to destroy it.
+    Asked,
+    /// It is gone.
+    Done,
 }
 
 impl Connection {
+    pub(super) fn new(
+        key: ConnKey,
+        port: usize,
+        qp: QpNumber,
+        session: QueueSession,
+        depth: usize,
+        caps: QpCaps,
+    ) -> Self {
+        Self {
+            key,
+            port,
+            qp,
+            session,
+            depth,
+            in_use: 0,
+            in_flight: 0,
+            outbox: Outbox::new(caps.max_send_wr as usize, 2 * slots_for(depth)),
+            listed: false,
+            closing: None,
+            teardown: Teardown::No,
+        }
+    }
+
     /// Whether the host has more commands under way than slots were promised.
     pub(super) fn is_overrun(&self) -> bool {
         self.in_use > slots_for(self.depth)
@@ -56,8 +93,6 @@ pub(super) struct Connections {
     by_key: HashMap<ConnKey, usize>,
     /// Slots promised to connections, by port.
     promised: Vec<usize>,
-    /// Slots by port.
-    slots: usize,
     /// Connections with something in the outbox.
     dirty: Vec<usize>,
     /// When a session wants to be looked at next.
@@ -68,12 +103,12 @@ pub(super) struct Connections {
 
 /// Slots a connection needs: a host may send its next command as soon as it has
 /// an answer, before the adapter has said that the answer is out.
-fn slots_for(depth: usize) -> usize {
+pub(super) fn slots_for(depth: usize) -> usize {
     2 * depth
 }
 
 impl Connections {
-    pub(super) fn new(ports: usize, slots: usize) -> Self {
+    pub(super) fn new(ports: usize) -> Self {
         Self {
             table: (0..MAX_CONNECTIONS).map(|_| None).collect(),
             by_qp: (0..ports)
@@ -81,7 +116,6 @@ impl Connections {
                 .collect(),
             by_key: HashMap::with_capacity(MAX_CONNECTIONS),
             promised: vec![0; ports],
-            slots,
             dirty: Vec::with_capacity(MAX_CONNECTIONS),
             deadline: None,
             closing: 0,
@@ -98,6 +132,32 @@ impl Connections {
 
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// Slots that are promised to connections of a port.
+    pub(super) fn promised(&self, port: usize) -> usize {
+        self.promised.get(port).copied().unwrap_or(usize::MAX)
+    }
+
+    /// Promises slots of a port to a connection that is coming.
+    pub(super) fn promise(&mut self, port: usize, slots: usize) {
+        self.promised[port] += slots;
+    }
+
+    /// Takes a promise back.
+    pub(super) fn take_back(&mut self, port: usize, slots: usize) {
+        self.promised[port] -= slots;
+    }
+
+    /// Puts a connection into the table and gives its place; `None` when it is
+    /// full.
+    pub(super) fn insert(&mut self, connection: Connection, now: Instant) -> Option<usize> {
+        let index = self.table.iter().position(Option::is_none)?;
+        self.by_qp[connection.port].insert(connection.qp, index);
+        self.by_key.insert(connection.key, index);
+        self.table[index] = Some(connection);
+        self.deadline = Some(now);
+        Some(index)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -118,7 +178,7 @@ impl Connections {
         let Some(Some(connection)) = self.table.get_mut(index) else {
             return;
         };
-        if connection.outbox.is_empty() {
+        if !std::mem::replace(&mut connection.listed, true) {
             self.dirty.push(index);
         }
         connection.in_flight += usize::from(wr.signaled);
@@ -133,83 +193,27 @@ impl Connections {
         }
     }
 
-    fn indices(&self) -> Vec<usize> {
+    /// A signaled work request came back: what waits for room may be posted.
+    pub(super) fn gave_back(&mut self, index: usize) {
+        let Some(Some(connection)) = self.table.get_mut(index) else {
+            return;
+        };
+        connection.in_flight = connection.in_flight.saturating_sub(1);
+        connection.outbox.completed();
+        if !connection.outbox.is_empty() && !std::mem::replace(&mut connection.listed, true) {
+            self.dirty.push(index);
+        }
+    }
+
+    pub(super) fn indices(&self) -> Vec<usize> {
         self.by_key.values().copied().collect()
     }
 }
 
 impl Reactor {
-    pub(super) fn open(&mut self, new: NewConnection, now: Instant) {
-        let NewConnection {
-            key,
-            nic: port,
-            attrs,
-            depth,
-            session,
-            reply,
-        } = new;
-        let outcome = self.try_open(key, port, depth, session, now, &attrs);
-        let opened = outcome.is_ok();
-        if reply.send(outcome).is_err() && opened {
-            // The control plane has given the connection up meanwhile.
-            self.disconnected(key, now);
-        }
-    }
-
-    fn try_open(
-        &mut self,
-        key: ConnKey,
-        port: usize,
-        depth: usize,
-        session: QueueSession,
-        now: Instant,
-        attrs: &sidelane_transport::nic::QpAttrs,
-    ) -> Result<QpNumber, NotOpened> {
-        let core = self.counters.core;
-        let full = |what, limit| NotOpened::Full { what, limit, core };
-        let index = self
-            .connections
-            .table
-            .iter()
-            .position(Option::is_none)
-            .filter(|_| self.stopping.is_none())
-            .ok_or(full("connections", MAX_CONNECTIONS))?;
-        let slots = slots_for(depth);
-        if self.connections.promised[port] + slots > self.connections.slots {
-            return Err(full("command slots", self.connections.slots));
-        }
-        let nic = &mut self.ports[port].nic;
-        // A command has at most two send work requests at a time.
-        let max_send_wr = 2 * slots as u32;
-        let qp = nic.create_qp(QpCaps { max_send_wr })?;
-        if let Err(error) = nic.connect_qp(qp, attrs, now) {
-            nic.destroy_qp(qp);
-            return Err(error.into());
-        }
-        for waited in &mut self.pools {
-            waited.admission.reserve(index, depth);
-        }
-        self.connections.promised[port] += slots;
-        self.connections.by_qp[port].insert(qp, index);
-        self.connections.by_key.insert(key, index);
-        self.connections.table[index] = Some(Connection {
-            key,
-            port,
-            qp,
-            session,
-            depth,
-            in_use: 0,
-            in_flight: 0,
-            outbox: Vec::with_capacity(2 * slots),
-            closing: None,
-            qp_destroyed: false,
-        });
-        self.connections.deadline = Some(now);
-        Ok(qp)
-    }
-
     /// The peer or connection management has ended it.
     pub(super) fn disconnected(&mut self, key: ConnKey, now: Instant) {
+        self.openings.give_up(Some(key));
         if let Some(index) = self.connections.by_key.get(&key).copied() {
             self.close(index, now);
         }
@@ -223,6 +227,7 @@ impl Reactor {
     }
 
     pub(super) fn close_all(&mut self, now: Instant) {
+        self.openings.give_up(None);
         for index in self.connections.indices() {
             self.close(index, now);
         }
@@ -238,8 +243,7 @@ impl Reactor {
         }
         connection.closing = Some(now);
         // What was not posted yet never will be, and so does not come back.
-        let unposted = connection.outbox.iter().filter(|wr| wr.signaled).count();
-        connection.in_flight -= unposted;
+        connection.in_flight -= connection.outbox.unposted();
         connection.outbox.clear();
         let (port, qp, key) = (connection.port, connection.qp, connection.key);
         connection.session.closed();
@@ -286,7 +290,7 @@ impl Reactor {
         let Some(since) = connection.closing else {
             return;
         };
-        if !connection.qp_destroyed {
+        if connection.teardown == Teardown::No {
             if connection.in_flight > 0 {
                 if now.saturating_duration_since(since) < DRAIN_LIMIT {
                     return;
@@ -297,29 +301,48 @@ impl Reactor {
                     "the adapter did not give all work of a queue pair back in time"
                 );
             }
-            connection.qp_destroyed = true;
+            connection.teardown = Teardown::Asked;
             let (port, qp) = (connection.port, connection.qp);
             self.ports[port].nic.destroy_qp(qp);
-            self.connections.by_qp[port].remove(&qp);
-            // With the queue pair gone the adapter touches no buffer of it.
-            let requests = &self.requests;
-            self.placed[port].retain(|slot| requests[*slot].conn != index);
-            for slot in &mut self.flushing[port] {
-                if self.requests.get(*slot).is_some_and(|r| r.conn == index) {
-                    *slot = GONE;
-                }
-            }
-            for slot in 0..self.requests.len() {
-                let request = &self.requests[slot];
-                let with_nic = matches!(
-                    request.state,
-                    State::Fetching | State::Flushing | State::Responding
-                );
-                if request.conn == index && with_nic {
-                    self.abandon(slot, now);
-                }
+            return;
+        }
+        if connection.teardown == Teardown::Done {
+            self.forget(index);
+        }
+    }
+
+    /// An adapter has destroyed a queue pair: it touches no buffer of it any more.
+    pub(super) fn destroyed(&mut self, port: usize, qp: QpNumber, now: Instant) {
+        let Some(index) = self.connections.by_qp[port].remove(&qp) else {
+            // One that nobody wanted any more when it had been made.
+            return;
+        };
+        if let Some(connection) = self.connections.get(index) {
+            connection.teardown = Teardown::Done;
+        }
+        let requests = &self.requests;
+        self.placed[port].retain(|slot| requests[*slot].conn != index);
+        for slot in &mut self.flushing[port] {
+            if self.requests.get(*slot).is_some_and(|r| r.conn == index) {
+                *slot = GONE;
             }
         }
+        for slot in 0..self.requests.len() {
+            let request = &self.requests[slot];
+            let with_nic = matches!(
+                request.state,
+                State::Fetching | State::Flushing | State::Responding
+            );
+            if request.conn == index && with_nic {
+                self.abandon(slot, now);
+            }
+        }
+        self.forget(index);
+    }
+
+    /// Takes a connection without queue pair out of the table, once no backend
+    /// has a command of it.
+    fn forget(&mut self, index: usize) {
         let Some(connection) = self.connections.get(index) else {
             return;
         };
@@ -346,10 +369,10 @@ impl Reactor {
                 continue;
             };
             if let Some(since) = connection.closing {
-                // Once the queue pair is gone, only backends are waited for, and
-                // those say when they are done.
-                let drained = connection.qp_destroyed;
-                next = earlier(next, (!drained).then(|| since + DRAIN_LIMIT));
+                // Then the adapter and backends are waited for, and those say when
+                // they are done.
+                let draining = connection.teardown == Teardown::No;
+                next = earlier(next, draining.then(|| since + DRAIN_LIMIT));
                 continue;
             }
             if let Some(reason) = connection.session.tick(now) {
@@ -370,15 +393,25 @@ impl Reactor {
             let Some(connection) = self.connections.get(index) else {
                 continue;
             };
-            let (port, qp) = (connection.port, connection.qp);
-            let outcome = self.ports[port].nic.post_send(qp, &connection.outbox);
-            let signaled = connection.outbox.iter().filter(|wr| wr.signaled).count();
-            connection.outbox.clear();
-            if let Err(error) = outcome {
-                // Nothing of the list was taken, so nothing of it comes back.
-                tracing::warn!(key = ?connection.key, %error, "work was refused");
-                connection.in_flight -= signaled;
-                self.close(index, Instant::now());
+            connection.listed = false;
+            let list = connection.outbox.postable();
+            if list.is_empty() {
+                // It is listed again when something comes back.
+                continue;
+            }
+            match self.ports[connection.port]
+                .nic
+                .post_send(connection.qp, list)
+            {
+                Ok(()) => {
+                    let count = list.len();
+                    connection.outbox.sent(count);
+                }
+                Err(error) => {
+                    // Nothing of the list was taken, so nothing of it comes back.
+                    tracing::warn!(key = ?connection.key, %error, "work was refused");
+                    self.close(index, Instant::now());
+                }
             }
         }
     }

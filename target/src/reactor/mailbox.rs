@@ -10,6 +10,7 @@ use std::task::{Wake, Waker};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, read, write};
+use sidelane_p2p::RegionId;
 use sidelane_transport::cm::ConnId;
 use sidelane_transport::nic::{NicError, QpAttrs, QpNumber};
 use tokio::sync::oneshot;
@@ -65,6 +66,8 @@ pub enum ToReactor {
     Open(Box<NewConnection>),
     /// The connection is gone.
     Disconnected(ConnKey),
+    /// The memory of this region was taken away: nothing goes by it any more.
+    Revoked(RegionId),
     /// Quiesce and stop.
     Stop,
 }
@@ -212,6 +215,7 @@ impl fmt::Debug for ToReactor {
         match self {
             Self::Open(new) => write!(f, "Open({:?})", new.key),
             Self::Disconnected(key) => write!(f, "Disconnected({key:?})"),
+            Self::Revoked(region) => write!(f, "Revoked({region:?})"),
             Self::Stop => f.write_str("Stop"),
         }
     }

@@ -72,6 +72,21 @@ impl Messages {
         Ok(sqe)
     }
 
+    /// Copies in-capsule data of a slot, from byte `offset` of it on.
+    ///
+    /// # Errors
+    /// When there is no such slot, or it has not that much.
+    pub fn read_capsule(
+        &self,
+        slot: usize,
+        offset: usize,
+        into: &mut [u8],
+    ) -> Result<(), OutOfRange> {
+        self.region
+            .view()
+            .read(self.capsule_data(slot, offset), into)
+    }
+
     /// Where byte `offset` of a slot's in-capsule data lies in the region.
     pub fn capsule_data(&self, slot: usize, offset: usize) -> usize {
         slot * self.capsule_stride + SQE_BYTES + offset

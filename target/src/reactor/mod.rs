@@ -4,8 +4,10 @@
 //! It polls while there is work and sleeps on file descriptors when there is
 //! none. Which rooms there are: `request` (the states of a command), `path` (what
 //! moves a command between them, with `transfer` for the wire's part and `execute`
-//! for the backend's), `connections`, `admission` (who gets the next buffer),
-//! `messages` (memory for commands and responses), `mailbox` (to and from the
+//! for the backend's), `openings` and `connections` (queue pairs, from their making
+//! to their end), `outbox` (what waits for room in a send queue), `ways` and
+//! `revocation` (which memory payload goes by, and memory that is taken away),
+//! `admission` (who gets the next buffer), `messages` (memory for commands and responses), `mailbox` (to and from the
 //! control plane).
 
 mod admission;
@@ -13,10 +15,14 @@ mod connections;
 mod execute;
 mod mailbox;
 mod messages;
+mod openings;
+mod outbox;
 mod path;
 mod request;
+mod revocation;
 mod sleep;
 mod transfer;
+mod ways;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -30,20 +36,23 @@ use sidelane_p2p::pool::{Pool, PoolError, PoolSpec};
 use sidelane_p2p::provider::PathReason;
 use sidelane_p2p::{DmaError, DmaSpace};
 use sidelane_transport::nic::{
-    Access, Completions, MemoryRegion, Nic, NicError, RegisterError, WcOp,
+    Access, Completions, MemoryRegion, Nic, NicError, NicEvent, RegisterError, WcOp,
 };
+use sidelane_transport::nvmf;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::admission::Admission;
 use self::connections::Connections;
 use self::mailbox::Inbox;
 use self::messages::Messages;
+use self::openings::Openings;
 use self::request::{Request, State};
 use crate::backend::{Backend, DoneList};
 use crate::stats::ReactorCounters;
 
 pub use mailbox::{ConnKey, FromReactor, Mailbox, NewConnection, NotOpened, ToReactor};
 pub use request::{STATE_COUNT, STATE_NAMES};
+pub use ways::{DataPath, Route, Routes};
 
 /// Connections that one reactor serves at most.
 pub const MAX_CONNECTIONS: usize = 512;
@@ -53,6 +62,20 @@ const CONTROL_POOL_BYTES: usize = 2 << 20;
 
 /// The pool for it, before all pools of the target.
 const CONTROL_POOL: usize = 0;
+
+/// Peers never name the target's memory: all RDMA is its own.
+const MESSAGE_ACCESS: Access = Access {
+    local_write: true,
+    remote_read: false,
+    remote_write: false,
+};
+
+/// The flush rule has an adapter read its own memory back, by a queue pair that
+/// is connected to itself; those of peers allow no remote access.
+pub const POOL_ACCESS: Access = Access {
+    remote_read: true,
+    ..MESSAGE_ACCESS
+};
 
 /// Rounds without progress before the reactor sleeps. A round that finds nothing
 /// costs about a microsecond, so this is far below what a sleep and a wake-up
@@ -66,13 +89,26 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// How long a stopping reactor waits for SSDs and adapters.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// The memory that one direction of a namespace uses.
-#[derive(Debug, Clone, Copy)]
-pub struct DataPath {
-    /// The pool, by its number in the target.
-    pub pool: usize,
-    /// Whether that is peer memory, and if not, why.
-    pub path: PathReason,
+/// When data that an adapter has placed is made visible to other devices before
+/// an SSD hears of it (the flush rule).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushPolicy {
+    /// Where it lies in peer memory.
+    Auto,
+    /// Wherever it lies.
+    Always,
+    /// Never: what the SSD reads may be older than what the host has written.
+    Never,
+}
+
+impl FlushPolicy {
+    fn covers(self, path: PathReason) -> bool {
+        match self {
+            Self::Auto => path == PathReason::Peer,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 /// A namespace, as a reactor carries out its commands.
@@ -81,28 +117,34 @@ pub struct Namespace {
     pub backend: Box<dyn Backend>,
     /// Bytes of a logical block.
     pub block_bytes: u32,
-    /// Memory for reads.
-    pub reads: DataPath,
-    /// Memory for writes.
-    pub writes: DataPath,
+    /// Memory for its payload, by adapter.
+    pub routes: Vec<Routes>,
     /// Whether data may come inside the capsule, which is host memory.
     pub in_capsule: bool,
+}
+
+/// A reactor's part of an adapter.
+pub struct NicSpec {
+    /// It.
+    pub nic: Box<dyn Nic + Send>,
+    /// Commands in flight over all its connections.
+    pub slots: usize,
 }
 
 /// All that a reactor is made of. Everything in it can be sent to its thread.
 pub struct ReactorSpec {
     /// The core it runs on.
     pub core: usize,
-    /// Its adapters.
-    pub nics: Vec<Box<dyn Nic + Send>>,
+    /// Its parts of the adapters.
+    pub nics: Vec<NicSpec>,
     /// Address space for its own memory.
     pub space: Arc<dyn DmaSpace>,
     /// Its shares of the pools, in the target's order.
     pub pools: Vec<PoolSpec>,
     /// The namespaces, in the target's order.
     pub namespaces: Vec<Namespace>,
-    /// Commands in flight per adapter, over all its connections.
-    pub slots: usize,
+    /// When placed data is made visible before it is used.
+    pub flush: FlushPolicy,
     /// The most in-capsule data, in bytes.
     pub in_capsule: usize,
     /// What it counts.
@@ -215,8 +257,13 @@ struct Port {
     nic: Box<dyn Nic>,
     messages: Messages,
     messages_memory: MemoryRegion,
-    /// In the order of [`Reactor::pools`].
-    pool_memory: Vec<MemoryRegion>,
+    /// In the order of [`Reactor::pools`]; none of a pool that nothing goes by
+    /// behind this adapter, or that it has lost.
+    pool_memory: Vec<Option<MemoryRegion>>,
+    /// Slots that it has.
+    slots: usize,
+    /// The adapter was removed, or broke.
+    gone: bool,
     /// The number of its first slot in the table of requests.
     first_slot: usize,
 }
@@ -242,7 +289,9 @@ struct Reactor {
     ports: Vec<Port>,
     pools: Vec<WaitedPool>,
     requests: Vec<Request>,
+    openings: Openings,
     connections: Connections,
+    flush: FlushPolicy,
     /// Requests whose data was placed in this round, by port.
     placed: Vec<Vec<usize>>,
     /// Requests whose data is being made visible, oldest first, by port.
@@ -283,38 +332,46 @@ impl Reactor {
             })
             .collect::<Result<_, PoolError>>()?;
         let mut ports = Vec::new();
-        for mut nic in spec.nics {
-            let messages = Messages::new(&*spec.space, spec.slots, spec.in_capsule)?;
-            // Peers never name this memory: all RDMA is the target's own.
-            let access = Access {
-                local_write: true,
-                ..Access::default()
-            };
-            let messages_memory = nic.register(messages.region(), access)?;
+        // Every adapter has this many slots in the table, used or not.
+        let stride = spec.nics.iter().map(|nic| nic.slots).max().unwrap_or(0);
+        for (at, NicSpec { mut nic, slots }) in spec.nics.into_iter().enumerate() {
+            let in_capsule = spec.in_capsule.max(nvmf::MAX_LIST_BYTES);
+            let messages = Messages::new(&*spec.space, slots, in_capsule)?;
+            let messages_memory = nic.register(messages.region(), MESSAGE_ACCESS)?;
             let pool_memory = pools
                 .iter()
-                .map(|(region, _)| nic.register(region, access))
+                .enumerate()
+                .map(|(pool, (region, _))| {
+                    let used = pool == CONTROL_POOL
+                        || spec
+                            .namespaces
+                            .iter()
+                            .filter_map(|namespace| namespace.routes.get(at))
+                            .any(|routes| routes.reads.uses(pool) || routes.writes.uses(pool));
+                    used.then(|| nic.register(region, POOL_ACCESS)).transpose()
+                })
                 .collect::<Result<_, _>>()?;
-            let first_slot = ports.len() * spec.slots;
+            let first_slot = at * stride;
             ports.push(Port {
                 nic,
                 messages,
                 messages_memory,
                 pool_memory,
                 first_slot,
+                slots,
+                gone: false,
             });
         }
-        let slots = ports.len() * spec.slots;
+        let slots = ports.len() * stride;
         let mut reactor = Self {
-            placed: ports
-                .iter()
-                .map(|_| Vec::with_capacity(spec.slots))
-                .collect(),
+            placed: ports.iter().map(|_| Vec::with_capacity(stride)).collect(),
             flushing: ports
                 .iter()
-                .map(|_| VecDeque::with_capacity(spec.slots))
+                .map(|_| VecDeque::with_capacity(stride))
                 .collect(),
-            connections: Connections::new(ports.len(), spec.slots),
+            openings: Openings::default(),
+            connections: Connections::new(ports.len()),
+            flush: spec.flush,
             requests: (0..slots).map(|_| Request::empty()).collect(),
             ports,
             pools: pools.into_iter().map(|(_, pool)| pool).collect(),
@@ -334,14 +391,15 @@ impl Reactor {
             stopping: None,
             _space: spec.space,
         };
-        for slot in 0..slots {
-            reactor
-                .post_slot(slot)
-                .map_err(|(nic, error)| ReactorError::Receive {
-                    nic,
-                    slots: spec.slots,
-                    error,
-                })?;
+        for port in 0..reactor.ports.len() {
+            let Port {
+                first_slot, slots, ..
+            } = reactor.ports[port];
+            for slot in first_slot..first_slot + slots {
+                reactor
+                    .post_slot(slot)
+                    .map_err(|(nic, error)| ReactorError::Receive { nic, slots, error })?;
+            }
         }
         Ok(reactor)
     }
@@ -403,6 +461,7 @@ impl Reactor {
             match message {
                 ToReactor::Open(new) => self.open(*new, now),
                 ToReactor::Disconnected(key) => self.disconnected(key, now),
+                ToReactor::Revoked(region) => self.taken_away(region, now),
                 ToReactor::Stop => {
                     self.stopping = Some(now);
                     self.close_all(now);
@@ -415,7 +474,7 @@ impl Reactor {
     fn poll_port(&mut self, port: usize, now: Instant) -> bool {
         let mut completions = Completions::new();
         self.ports[port].nic.poll(now, &mut completions);
-        let any = !completions.is_empty();
+        let mut any = !completions.is_empty();
         for completion in completions {
             match completion.op {
                 WcOp::Recv => self.received(port, &completion, now),
@@ -423,10 +482,17 @@ impl Reactor {
                 WcOp::Send | WcOp::Read | WcOp::Write => self.sent(port, &completion, now),
             }
         }
-        while let Some(qp) = self.ports[port].nic.failed_qp() {
-            self.queue_pair_failed(port, qp, now);
-        }
         self.flush_placed(port, now);
+        while let Some(event) = self.ports[port].nic.event() {
+            any = true;
+            match event {
+                NicEvent::Opened { ticket, outcome } => self.opened(port, ticket, outcome, now),
+                NicEvent::Failed(qp) => self.queue_pair_failed(port, qp, now),
+                NicEvent::Destroyed(qp) => self.destroyed(port, qp, now),
+                NicEvent::Revoked(region) => self.lost_way(port, region, now),
+                NicEvent::Gone => self.adapter_gone(port, now),
+            }
+        }
         any
     }
 
@@ -453,7 +519,8 @@ impl Reactor {
         if late {
             tracing::error!(outstanding, "an SSD did not end its commands in time");
         }
-        late || (outstanding == 0 && self.connections.is_empty())
+        let idle = self.connections.is_empty() && self.openings.is_empty();
+        late || (outstanding == 0 && idle)
     }
 
     /// Commands that a backend still has: their buffers must stay.
@@ -483,7 +550,8 @@ impl Reactor {
     /// Nothing is in flight any more: memory is deregistered before it goes.
     fn teardown(&mut self) {
         for port in &mut self.ports {
-            for memory in port.pool_memory.iter().chain([&port.messages_memory]) {
+            let pools = port.pool_memory.iter().flatten();
+            for memory in pools.chain([&port.messages_memory]) {
                 port.nic.deregister(memory);
             }
         }

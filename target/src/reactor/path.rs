@@ -6,6 +6,7 @@
 //! other  received -> executing | held -> responding
 //! ```
 
+use std::ops::Range;
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
@@ -91,7 +92,14 @@ impl Reactor {
         let request = &mut self.requests[slot];
         request.sqe = sqe;
         let in_capsule = (request.received as usize).saturating_sub(SQE_BYTES);
-        let host_len = match nvmf::data_pointer(&sqe, in_capsule) {
+        let port = &self.ports[slot / (self.requests.len() / self.ports.len())];
+        let list = |range: Range<usize>, list: &mut [u8]| {
+            let local = slot - port.first_slot;
+            port.messages.read_capsule(local, range.start, list).is_ok()
+        };
+        let pointer = nvmf::data_pointer(&sqe, in_capsule, nvmf::MAX_DESCRIPTORS, list);
+        let request = &mut self.requests[slot];
+        let host_len = match pointer {
             Ok(host) => {
                 let len = host.len();
                 request.host = host;
@@ -150,18 +158,23 @@ impl Reactor {
         }
     }
 
-    fn start_io(&mut self, slot: usize, io: IoRequest, now: Instant) {
+    pub(super) fn start_io(&mut self, slot: usize, io: IoRequest, now: Instant) {
         let Some(queued) = self.namespaces.get(io.backend) else {
             self.respond(slot, Completion::of(Status::INTERNAL_ERROR), now);
             return;
         };
         let namespace = &queued.namespace;
+        let port = self.port_of(slot);
         let request = &mut self.requests[slot];
         request.purpose = Purpose::Payload;
         let bytes = io.bytes as usize;
+        let Some(routes) = namespace.routes.get(port) else {
+            self.respond(slot, Completion::of(Status::INTERNAL_ERROR), now);
+            return;
+        };
         let way = match io.op {
-            IoOp::Read => Some(namespace.reads),
-            IoOp::Write => Some(namespace.writes),
+            IoOp::Read => Some(routes.reads.current()),
+            IoOp::Write => Some(routes.writes.current()),
             IoOp::Flush | IoOp::WriteZeroes { .. } | IoOp::Deallocate { .. } => None,
         };
         let in_capsule = in_capsule(&request.host);
@@ -187,10 +200,13 @@ impl Reactor {
                 request.path = PathReason::InCapsule;
                 self.execute(slot, now);
             }
-            Some(way) => {
+            Some(Some(way)) => {
                 request.path = way.path;
                 self.want_buffer(slot, way.pool, bytes, now);
             }
+            // All memory that the policy allows was taken away: another path to
+            // the namespace may have some.
+            Some(None) => self.respond(slot, Completion::of(Status::INTERNAL_PATH_ERROR), now),
         }
     }
 
@@ -314,6 +330,7 @@ impl Reactor {
         let port = self.port_of(slot);
         let request = &mut self.requests[slot];
         let (index, cid) = (request.conn, request.sqe.cid());
+        let mut completion = completion;
         let returns = completion.status.is_success() && request.return_bytes > 0;
         if let Some(permit) = request.permit.take() {
             permit.spend();
@@ -325,6 +342,10 @@ impl Reactor {
         } else {
             ArrayVec::new()
         };
+        if returns && transfers.is_empty() {
+            // The adapter lost its way to the data while the SSD brought it.
+            completion = Completion::of(Status::INTERNAL_PATH_ERROR);
+        }
         let Some(connection) = self.connections.get(index) else {
             return;
         };

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use sidelane_nvme::spec::Status;
-use sidelane_p2p::provider::PathReason;
 use sidelane_transport::nic::{
-    Completion as Wc, Flush, MemoryRegion, RemoteMemory, SendOp, SendWr, Sge, WcStatus,
+    Completion as Wc, Flush, MemoryRegion, NicError, RemoteMemory, SendOp, SendWr, Sge, WR_ID_BITS,
+    WcStatus,
 };
 use sidelane_transport::nvmf::{self, HostData};
 
@@ -20,7 +20,7 @@ use crate::session::{Completion, IoOp, IoRequest, Step, dsm_ranges};
 
 /// Marks the work request of which only failure makes a completion: the data of
 /// a read, with the response behind it.
-const UNSIGNALED: u64 = 1 << 63;
+const UNSIGNALED: u64 = 1 << (WR_ID_BITS - 1);
 
 impl Reactor {
     /// The pieces of a request's buffer and of the host's memory, side by side.
@@ -65,7 +65,7 @@ impl Reactor {
     fn memory(&self, slot: usize) -> Option<MemoryRegion> {
         let request = &self.requests[slot];
         let port = &self.ports[self.port_of(slot)];
-        port.pool_memory.get(request.pool).copied()
+        port.pool_memory.get(request.pool).copied().flatten()
     }
 
     pub(super) fn port_of(&self, slot: usize) -> usize {
@@ -97,11 +97,13 @@ impl Reactor {
         let Some(connection) = self.connections.get(index) else {
             return;
         };
-        connection.in_flight -= usize::from(signaled && connection.in_flight > 0);
-        let closing = connection.closing.is_some();
+        let (key, closing) = (connection.key, connection.closing.is_some());
+        if signaled {
+            self.connections.gave_back(index);
+        }
         if wc.status != WcStatus::Success {
             if !closing {
-                tracing::warn!(key = ?connection.key, status = ?wc.status, op = ?wc.op, "connection ended: its queue pair failed");
+                tracing::warn!(?key, status = ?wc.status, op = ?wc.op, "connection ended: its queue pair failed");
                 self.close(index, now);
             }
             self.finish_closing(index, now);
@@ -122,9 +124,8 @@ impl Reactor {
             // The buffer stays until the queue pair is gone.
             Some(State::Fetching) if closing => {}
             Some(State::Fetching) => {
-                if self.requests[slot].purpose == Purpose::Payload
-                    && self.requests[slot].path == PathReason::Peer
-                {
+                let request = &self.requests[slot];
+                if request.purpose == Purpose::Payload && self.flush.covers(request.path) {
                     self.placed[port].push(slot);
                 } else {
                     self.fetched(slot, now);
@@ -145,12 +146,6 @@ impl Reactor {
             return;
         };
         let count = self.placed[port].len();
-        self.counters.flush_batches.add(1);
-        self.counters.flushed_commands.add(count as u64);
-        for at in 0..count {
-            let slot = self.placed[port][at];
-            self.enter(slot, State::Flushing);
-        }
         let sge = self.transfers(last).last().map(|(sge, _)| *sge);
         let outcome = sge.map(|sge| {
             let tail = Sge {
@@ -160,7 +155,16 @@ impl Reactor {
             };
             self.ports[port].nic.post_flush(tail, count as u64)
         });
+        if matches!(outcome, Some(Err(NicError::Full))) {
+            // Those on their way will end, and then it is this batch's turn.
+            return;
+        }
+        self.counters.flush_batches.add(1);
+        self.counters.flushed_commands.add(count as u64);
         let mut placed = std::mem::take(&mut self.placed[port]);
+        for &slot in &placed {
+            self.enter(slot, State::Flushing);
+        }
         match outcome {
             Some(Ok(Flush::Done)) => {
                 for slot in placed.drain(..) {

@@ -5,6 +5,7 @@ use sidelane_nvme::spec::{
     IdentifyController, IdentifyControllerNvm, Lpa, NqnField, Oaes, Ofcs, Oncs, QueueEntrySizes,
     Sgls, Vwc,
 };
+use sidelane_transport::nvmf;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
@@ -15,7 +16,7 @@ use super::keep_alive::KAS;
 use super::properties::VERSION;
 use super::refusal::{Refusal, at};
 use super::step::{HostLen, Step};
-use crate::subsystem::{ERROR_LOG_LEN, NSID_MAX};
+use crate::subsystem::{ERROR_LOG_LEN, Limits, NSID_MAX};
 
 /// Bytes of a submission queue entry, and the unit of capsule sizes.
 const SQE_BYTES: u32 = 64;
@@ -23,6 +24,12 @@ const CAPSULE_UNIT: u32 = 16;
 
 /// Direct discovery controller (DCTYPE).
 const DCTYPE_DIRECT: u8 = 1;
+
+/// Bytes behind the command in a capsule: in-capsule data, and at least a list of
+/// descriptors, which the same bit of SGLS allows.
+fn capsule_data_bytes(limits: &Limits) -> u32 {
+    limits.in_capsule_bytes.max(nvmf::MAX_LIST_BYTES as u32)
+}
 
 pub(super) fn bytes<T: IntoBytes + Immutable>(value: &T) -> Vec<u8> {
     value.as_bytes().to_vec()
@@ -87,11 +94,11 @@ impl AdminQueue {
         id.sgls = Sgls::new()
             .with_support(1)
             .with_keyed(true)
-            .with_offset(limits.in_capsule_bytes > 0);
+            .with_offset(true);
         id.subnqn = NqnField::from(self.subsystem.nqn());
-        id.ioccsz = U32::new((SQE_BYTES + limits.in_capsule_bytes) / CAPSULE_UNIT);
+        id.ioccsz = U32::new((SQE_BYTES + capsule_data_bytes(limits)) / CAPSULE_UNIT);
         id.iorcsz = U32::new(1);
-        id.msdbd = 1;
+        id.msdbd = nvmf::MAX_DESCRIPTORS as u8;
         if self.is_discovery() {
             id.cntrltype = ControllerType::Discovery;
             id.dctype = DCTYPE_DIRECT;

@@ -8,15 +8,18 @@ use anyhow::{Context, bail};
 use sidelane_config::{
     Backend as Storage, Config, Namespace, P2pPolicy, ProviderChoice, ProviderKind,
 };
+use sidelane_nvme::driver::Controller;
 use sidelane_p2p::pool::{Pool, PoolSpec};
 use sidelane_p2p::provider::{CmbProvider, Fitness, HostProvider, OwnUse, PathReason, Provider};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, Region};
+use sidelane_transport::nic;
 
-use super::probe;
+use super::adapters::Adapters;
 use super::ssds::{Ssds, address};
+use super::{configured, probe};
 use crate::devices::Devices;
-use crate::reactor::DataPath;
-use crate::report::PoolFacts;
+use crate::reactor::{DataPath, POOL_ACCESS, Route, Routes};
+use crate::report::{PoolFacts, WayFacts};
 use crate::resolve::{Candidate, Choice, Way, choose};
 
 /// Host memory for payload, where a namespace uses it and no provider of kind
@@ -36,11 +39,10 @@ struct Opened {
 
 /// The memory of a namespace.
 pub(super) struct Chosen {
-    pub(super) reads: DataPath,
-    pub(super) writes: DataPath,
-    /// Names of the peer memory in use, if any.
-    pub(super) provider: Option<String>,
-    pub(super) reason: String,
+    /// By adapter, in the order of [`Adapters::in_use`].
+    pub(super) routes: Vec<Routes>,
+    /// The same for people.
+    pub(super) ways: Vec<WayFacts>,
     /// Longest transfer that its pools hand out, as MDTS says it.
     pub(super) mdts: u8,
 }
@@ -103,41 +105,63 @@ fn assumed(
     Ok((ssd, candidates))
 }
 
-/// Opens the providers, chooses for every namespace, and makes the pools.
+/// Opens the providers, chooses for every namespace behind every adapter, and
+/// makes the pools. Adapters behind which a policy cannot be met are refused.
 ///
 /// # Errors
-/// When a provider cannot be opened or a policy cannot be met.
+/// When a provider cannot be opened, or no listener is left.
 pub(super) fn plan<D: Devices>(
     config: &Config,
     devices: &D,
     ssds: &Ssds<D::Backing>,
     space: &Arc<dyn DmaSpace>,
+    adapters: &mut Adapters,
 ) -> anyhow::Result<Memory> {
     let opened = open_all(config, ssds, space)?;
     let candidates: Vec<_> = opened
         .iter()
         .map(|opened| opened.candidate.clone())
         .collect();
-    let mut pools = Pools::default();
+    let mut judge = Judge {
+        devices,
+        ssds,
+        opened: &opened,
+        proved: BTreeMap::new(),
+    };
     let mut choices = Vec::new();
-    for subsystem in &config.subsystems {
-        for namespace in &subsystem.namespaces {
-            let ssd = namespace.backend.device().map(address).transpose()?;
-            let judge = |memory, clients: &[PciAddress]| {
-                let fitness = devices.verdict(memory, clients);
-                match opened
-                    .iter()
-                    .find(|opened| opened.candidate.placement == memory)
-                {
-                    Some(opened) if fitness.is_peer() => probed(fitness, opened, namespace, ssds),
-                    _ => fitness,
-                }
-            };
-            let choice = choose(namespace.p2p, &namespace.provider, ssd, &candidates, judge)
-                .with_context(|| format!("{} nsid {}", subsystem.nqn, namespace.nsid))?;
-            let reads = pools.number(choice.reads);
-            let writes = pools.number(choice.writes);
-            choices.push((choice, reads, writes));
+    for adapter in &mut adapters.list {
+        let outcome: anyhow::Result<Vec<_>> = configured(config)
+            .enumerate()
+            .map(|(at, (subsystem, namespace))| {
+                let ssd = namespace.backend.device().map(address).transpose()?;
+                let verdict = |memory, clients: &[PciAddress]| {
+                    judge.verdict(&*adapter.adapter, (at, namespace), memory, clients)
+                };
+                choose(
+                    namespace.p2p,
+                    &namespace.provider,
+                    ssd,
+                    &candidates,
+                    verdict,
+                )
+                .with_context(|| format!("{} nsid {}", subsystem.nqn, namespace.nsid))
+            })
+            .collect();
+        match outcome {
+            Ok(chosen) => choices.push((adapter.adapter.caps().name.clone(), chosen)),
+            Err(error) => adapter.refused = Some(format!("{error:#}")),
+        }
+    }
+    adapters.check_served(config)?;
+
+    let mut pools = Pools::default();
+    let all = || choices.iter().flat_map(|(_, chosen)| chosen);
+    for way in all().flat_map(|choice| [&choice.reads, &choice.writes]) {
+        // What is in use, and host memory where that is the last resort: it
+        // cannot be made when it is needed.
+        let host = way.last().filter(|way| way.path != PathReason::Peer);
+        for way in way.first().into_iter().chain(host) {
+            pools.number(*way);
         }
     }
     let reactors = config.target.cores.len();
@@ -160,9 +184,13 @@ pub(super) fn plan<D: Devices>(
                 .collect()
         })
         .collect();
-    let chosen = choices
-        .into_iter()
-        .map(|(choice, reads, writes)| chosen(&choice, reads, writes, &facts, &mdts))
+    let chosen = (0..configured(config).count())
+        .map(|at| {
+            let behind = choices
+                .iter()
+                .filter_map(|(nic, chosen)| Some((nic.as_str(), chosen.get(at)?)));
+            chosen(behind, &pools, &facts, &mdts)
+        })
         .collect();
     Ok(Memory {
         shares,
@@ -171,20 +199,97 @@ pub(super) fn plan<D: Devices>(
     })
 }
 
-/// A judgement of peer memory, with the legs to a namespace's SSD tried.
-fn probed<B: sidelane_nvme::Backing>(
-    fitness: Fitness,
-    opened: &Opened,
+/// Judges memory for one namespace behind one adapter.
+struct Judge<'a, D: Devices> {
+    devices: &'a D,
+    ssds: &'a Ssds<D::Backing>,
+    opened: &'a [Opened],
+    /// What trying the legs to a namespace's SSD showed, by namespace and
+    /// candidate: it is the same behind every adapter.
+    proved: BTreeMap<(usize, usize), Result<&'static str, String>>,
+}
+
+impl<D: Devices> Judge<'_, D> {
+    /// What topology says of the SSD and the adapter; then whether the adapter
+    /// takes the memory; then whether data arrives.
+    fn verdict(
+        &mut self,
+        adapter: &dyn nic::Adapter,
+        (number, namespace): (usize, &Namespace),
+        memory: Placement,
+        clients: &[PciAddress],
+    ) -> Fitness {
+        let clients: Vec<_> = clients.iter().copied().chain(adapter.pci()).collect();
+        let fitness = self.devices.verdict(memory, &clients);
+        let mut all = self.opened.iter().enumerate();
+        let Some((at, opened)) = all.find(|(_, it)| it.candidate.placement == memory) else {
+            return fitness;
+        };
+        if !fitness.is_peer() {
+            return fitness;
+        }
+        if let Err(error) = adapter.try_register(&opened.region, POOL_ACCESS) {
+            return Fitness {
+                code: error.path_reason(),
+                text: error.to_string(),
+                remedy: Some(
+                    "use a NIC that can register it, a listener with nic = \"soft\", or set p2p \
+                     to \"prefer\" or \"off\""
+                        .to_owned(),
+                ),
+                ..fitness
+            };
+        }
+        let Some(leg) = leg(namespace, opened, self.ssds) else {
+            return fitness;
+        };
+        let tried = || leg.prove().map_err(|error| format!("{error:#}"));
+        match self.proved.entry((number, at)).or_insert_with(tried) {
+            Ok(said) => Fitness {
+                text: format!("{}; {said}", fitness.text),
+                ..fitness
+            },
+            Err(error) => Fitness {
+                code: PathReason::ProbeFailed,
+                text: format!(
+                    "{}, but a transfer that was tried failed: {error}",
+                    fitness.text
+                ),
+                remedy: Some(format!(
+                    "look for DMA or IOMMU faults of {} in `dmesg`, or use other memory",
+                    leg.ssd
+                )),
+                ..fitness
+            },
+        }
+    }
+}
+
+/// The legs between a namespace's SSD and memory.
+struct Leg<'a, B: sidelane_nvme::Backing> {
+    ssd: PciAddress,
+    controller: &'a Controller<B>,
+    nsid: u32,
+    region: &'a Region,
+    uses: OwnUse,
+}
+
+impl<B: sidelane_nvme::Backing> Leg<'_, B> {
+    fn prove(&self) -> anyhow::Result<&'static str> {
+        probe::prove(self.controller, self.nsid, self.region, self.uses)
+    }
+}
+
+/// `None` where no SSD is behind the namespace.
+fn leg<'a, B: sidelane_nvme::Backing>(
     namespace: &Namespace,
-    ssds: &Ssds<B>,
-) -> Fitness {
+    opened: &'a Opened,
+    ssds: &'a Ssds<B>,
+) -> Option<Leg<'a, B>> {
     let Storage::Nvme { device, nsid } = &namespace.backend else {
-        return fitness;
+        return None;
     };
-    let ssd = address(device).ok();
-    let Some((ssd, controller)) = ssd.and_then(|ssd| Some((ssd, ssds.get(&ssd)?))) else {
-        return fitness;
-    };
+    let ssd = address(device).ok()?;
     let own = matches!(opened.candidate.placement, Placement::Peer { device, .. } if device == ssd);
     let uses = match own {
         true => opened.candidate.own_use,
@@ -194,53 +299,54 @@ fn probed<B: sidelane_nvme::Backing>(
             writes: true,
         },
     };
-    match probe::prove(controller, *nsid, &opened.region, uses) {
-        Ok(said) => Fitness {
-            text: format!("{}; {said}", fitness.text),
-            ..fitness
-        },
-        Err(error) => Fitness {
-            code: PathReason::ProbeFailed,
-            text: format!(
-                "{}, but a transfer that was tried failed: {error:#}",
-                fitness.text
-            ),
-            remedy: Some(format!(
-                "look for DMA or IOMMU faults of {ssd} in `dmesg`, or use other memory"
-            )),
-            ..fitness
-        },
-    }
+    Some(Leg {
+        ssd,
+        controller: ssds.get(&ssd)?,
+        nsid: *nsid,
+        region: &opened.region,
+        uses,
+    })
 }
 
-fn chosen(
-    choice: &Choice,
-    reads: usize,
-    writes: usize,
+/// What a namespace uses, from what was chosen behind each adapter.
+fn chosen<'a>(
+    behind: impl Iterator<Item = (&'a str, &'a Choice)>,
+    pools: &Pools,
     facts: &[PoolFacts],
     mdts: &[u8],
 ) -> Chosen {
-    let mut names: Vec<_> = [reads, writes]
-        .iter()
-        .filter_map(|at| facts.get(*at))
-        .filter(|fact| fact.peer)
-        .collect();
-    names.dedup_by_key(|fact| &fact.provider);
-    let names: Vec<_> = names.iter().map(|fact| fact.provider.as_str()).collect();
-    let limit = |at: usize| mdts.get(at).copied().unwrap_or(MDTS);
-    Chosen {
-        reads: DataPath {
-            pool: reads + 1,
-            path: choice.reads.path,
-        },
-        writes: DataPath {
-            pool: writes + 1,
-            path: choice.writes.path,
-        },
-        provider: (!names.is_empty()).then(|| names.join(", ")),
-        reason: choice.reason.clone(),
-        mdts: limit(reads).min(limit(writes)),
+    let mut chosen = Chosen {
+        routes: Vec::new(),
+        ways: Vec::new(),
+        mdts: MDTS,
+    };
+    for (nic, choice) in behind {
+        let routes = Routes {
+            reads: pools.route(&choice.reads),
+            writes: pools.route(&choice.writes),
+        };
+        let used = |pool: &usize| routes.reads.uses(pool + 1) || routes.writes.uses(pool + 1);
+        let least = (0..mdts.len()).filter(used).filter_map(|at| mdts.get(at));
+        chosen.mdts = least.copied().min().unwrap_or(MDTS).min(chosen.mdts);
+        let first = [&routes.reads, &routes.writes].map(|route| route.current().map(|w| w.pool));
+        let mut in_use: Vec<usize> = first.into_iter().flatten().map(|at| at - 1).collect();
+        in_use.dedup();
+        let peers: Vec<_> = in_use
+            .iter()
+            .filter_map(|at| facts.get(*at))
+            .filter(|fact| fact.peer)
+            .map(|fact| fact.provider.as_str())
+            .collect();
+        chosen.ways.push(WayFacts {
+            nic: nic.to_owned(),
+            provider: (!peers.is_empty()).then(|| peers.join(", ")),
+            code: choice.code,
+            reason: choice.reason.clone(),
+            pools: in_use,
+        });
+        chosen.routes.push(routes);
     }
+    chosen
 }
 
 /// Pools in the order in which they were first needed.
@@ -257,6 +363,19 @@ impl Pools {
             self.order.push(way.candidate);
             self.order.len() - 1
         })
+    }
+
+    /// The ways whose pools there are: an unused provider is not opened as a
+    /// spare. The control pool comes before all others.
+    fn route(&self, ways: &[Way]) -> Route {
+        let ways = ways.iter().filter_map(|way| {
+            let pool = *self.numbers.get(&way.candidate)?;
+            Some(DataPath {
+                pool: pool + 1,
+                path: way.path,
+            })
+        });
+        Route::new(ways.collect())
     }
 }
 

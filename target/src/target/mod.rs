@@ -4,14 +4,13 @@
 //! (`offer`), reactors, then the control plane, so that a host that can connect
 //! finds everything there. Stopped the other way round.
 
+mod adapters;
 mod journal;
 pub(crate) mod memory;
 mod offer;
 mod probe;
 mod ssds;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,28 +18,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sidelane_config::{
-    Backend as Storage, Config, Namespace as ConfiguredNamespace, Subsystem as Configured,
+    Backend as Storage, Config, Flush, Namespace as ConfiguredNamespace, Subsystem as Configured,
 };
 use sidelane_nvme::Backing;
-use sidelane_transport::cm::ConnectionManager;
-use sidelane_transport::nic::Nic;
-use sidelane_transport::soft;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
+use self::adapters::Adapters;
 use self::journal::Journal;
 use self::memory::{Chosen, Memory};
 use self::offer::HealthOf;
 use self::ssds::{QUEUE_DEPTH, Ssds};
 use crate::backend::{Backend, NullBackend, NvmeBackend};
-use crate::control::{ApiSocket, ConnectionService};
+use crate::control::{ApiSocket, ConnectionService, ManagerSpec};
 use crate::devices::Devices;
-use crate::reactor::{FromReactor, Namespace, ReactorHandle, ReactorSpec};
-use crate::report::{NamespaceFacts, Reporter};
-use crate::stats::{ListenerReport, ReactorCounters, StatsReport};
+use crate::reactor::{FlushPolicy, FromReactor, Namespace, ReactorHandle, ReactorSpec, ToReactor};
+use crate::report::{ListenerFacts, NamespaceFacts, Reporter};
+use crate::stats::{ReactorCounters, StatsReport};
 use crate::subsystem::Target as Offered;
 
-/// Commands that one reactor takes from one adapter at a time.
+/// Commands that one reactor takes from one adapter at a time, at most.
 const SLOTS: usize = 8192;
 
 /// How often the health of SSDs is read.
@@ -88,6 +85,7 @@ impl Target {
         if let Some(refusal) = memory::foresee(config, &devices).into_iter().next() {
             return Err(refusal);
         }
+        let mut adapters = Adapters::open(config, config.target.cores.len())?;
         let ssds = Arc::new(ssds::open(config, &devices)?);
         for (subsystem, namespace) in configured(config) {
             // Before anything is tried on it: is it there at all?
@@ -99,7 +97,7 @@ impl Target {
             shares,
             facts: pools,
             chosen,
-        } = memory::plan(config, &devices, &ssds, &space)?;
+        } = memory::plan(config, &devices, &ssds, &space, &mut adapters)?;
         let (offered, healths) = offer::make(config, &ssds, &chosen)?;
         update_health(&ssds, &healths);
 
@@ -109,31 +107,41 @@ impl Target {
             .iter()
             .map(|core| usize::from(*core))
             .collect();
-        let (mut nics, managers) = open_adapters(config, cores.len())?;
         let (reports, from_reactors) = unbounded_channel();
         let mut reactors = Vec::new();
+        // Every reactor has a share of every pool, in the same order.
+        let regions: Vec<_> = shares
+            .first()
+            .map(|shares| shares.iter().map(|share| share.region.clone()).collect())
+            .unwrap_or_default();
         for (&core, pools) in cores.iter().zip(shares) {
             let counters = ReactorCounters::new(core, chosen.len(), pools.len());
             let in_capsule = config.subsystems.iter().map(|s| s.in_capsule.bytes()).max();
             let spec = ReactorSpec {
                 core,
-                nics: nics.iter_mut().filter_map(|nics| nics.pop()).collect(),
+                nics: adapters.next_parts(),
+                flush: flush_policy(config.target.flush),
                 space: Arc::clone(&space),
                 namespaces: namespaces(config, &ssds, &chosen, journal.as_ref())?,
                 pools,
-                slots: SLOTS,
                 in_capsule: in_capsule.unwrap_or(0) as usize,
                 counters,
                 reports: reports.clone(),
             };
             let reactor = ReactorHandle::start(spec)
                 .with_context(|| format!("the reactor on core {core}"))?;
+            for region in &regions {
+                let (mailbox, id) = (reactor.mailbox.clone(), region.id());
+                region.revocation().on_revoked(move |_| {
+                    mailbox.send(ToReactor::Revoked(id));
+                });
+            }
             reactors.push(reactor);
         }
 
         let reporter = Arc::new(Reporter {
             started: Instant::now(),
-            listeners: config.listeners.iter().map(listener_report).collect(),
+            listeners: listener_facts(config, &adapters),
             pools,
             namespaces: namespace_facts(config, &chosen),
             reactors: reactors
@@ -146,7 +154,7 @@ impl Target {
         let (has_ended, ended) = watch::channel(false);
         let plane = ControlPlane {
             socket: config.target.control.clone(),
-            managers,
+            managers: adapters.into_managers(config),
             mailboxes: reactors
                 .iter()
                 .map(|reactor| reactor.mailbox.clone())
@@ -196,19 +204,31 @@ impl Target {
     /// What is offered and which way payload goes, a line each.
     pub fn summary(&self) -> Vec<String> {
         let report = self.stats();
-        let listeners = report
-            .listeners
+        let listeners = report.listeners.iter().map(|l| {
+            let (id, nic, state) = (&l.id, l.adapters.join(", "), &l.state);
+            let reason = l
+                .reason
+                .as_ref()
+                .map(|it| format!(": {it}"))
+                .unwrap_or_default();
+            format!(
+                "listener {id}: {} port {} on {nic}, {state}{reason}",
+                l.address, l.port
+            )
+        });
+        let ways = report
+            .namespaces
             .iter()
-            .map(|l| format!("listener {}: {} {} port {}", l.id, l.nic, l.address, l.port));
-        let namespaces = report.namespaces.iter().map(|ns| {
-            let memory = match &ns.provider {
+            .flat_map(|ns| ns.ways.iter().map(move |way| (ns, way)));
+        let namespaces = ways.map(|(ns, way)| {
+            let memory = match &way.provider {
                 Some(provider) => format!("peer memory of {provider}"),
                 None => "host memory".to_owned(),
             };
-            let (nqn, nsid, p2p, reason) = (&ns.nqn, ns.nsid, &ns.p2p, &ns.reason);
+            let (nqn, nsid, p2p, backend) = (&ns.nqn, ns.nsid, &ns.p2p, &ns.backend);
+            let (nic, code, reason) = (&way.nic, &way.code, &way.reason);
             format!(
-                "{nqn} nsid {nsid} on {}, p2p {p2p}: payload in {memory} ({reason})",
-                ns.backend
+                "{nqn} nsid {nsid} on {backend}, p2p {p2p}, by {nic}: payload in {memory} ({code}: {reason})"
             )
         });
         let pools = report.pools.iter().map(|pool| {
@@ -257,7 +277,7 @@ impl Target {
 /// What the control thread is given.
 struct ControlPlane {
     socket: PathBuf,
-    managers: Vec<Box<dyn ConnectionManager>>,
+    managers: Vec<ManagerSpec>,
     mailboxes: Vec<crate::reactor::Mailbox>,
     offered: Arc<Offered>,
     max_queue_entries: u16,
@@ -305,41 +325,6 @@ impl ControlPlane {
     }
 }
 
-/// The adapters by address, each with one part for every reactor, and their
-/// connection managers in the same order, listening.
-type Adapters = (
-    Vec<Vec<Box<dyn Nic + Send>>>,
-    Vec<Box<dyn ConnectionManager>>,
-);
-
-fn open_adapters(config: &Config, reactors: usize) -> anyhow::Result<Adapters> {
-    let mut ports: BTreeMap<IpAddr, Vec<u16>> = BTreeMap::new();
-    for listener in &config.listeners {
-        ports
-            .entry(listener.address)
-            .or_default()
-            .push(listener.port);
-    }
-    let (mut nics, mut managers) = (Vec::new(), Vec::new());
-    for (address, ports) in ports {
-        let (parts, mut manager) = soft::open(address, reactors)?;
-        for port in ports {
-            manager
-                .listen(port)
-                .with_context(|| format!("listening on {address} port {port}"))?;
-        }
-        let mut parts: Vec<_> = parts
-            .into_iter()
-            .map(|part| Box::new(part) as Box<dyn Nic + Send>)
-            .collect();
-        // Taken from the end, first reactor first.
-        parts.reverse();
-        nics.push(parts);
-        managers.push(Box::new(manager) as Box<dyn ConnectionManager>);
-    }
-    Ok((nics, managers))
-}
-
 /// All namespaces with their subsystems: the order of all tables of namespaces.
 fn configured(config: &Config) -> impl Iterator<Item = (&Configured, &ConfiguredNamespace)> {
     let subsystems = config.subsystems.iter();
@@ -375,8 +360,7 @@ fn namespaces<B: Backing>(
             Ok(Namespace {
                 backend,
                 block_bytes: offer::shape(&namespace.backend, ssds)?.block_bytes,
-                reads: chosen.reads,
-                writes: chosen.writes,
+                routes: chosen.routes.clone(),
                 in_capsule: subsystem.in_capsule.bytes() > 0,
             })
         })
@@ -394,20 +378,33 @@ fn namespace_facts(config: &Config, chosen: &[Chosen]) -> Vec<NamespaceFacts> {
                 Storage::Null { size, .. } => format!("null {size}"),
             },
             p2p: namespace.p2p.as_str().to_owned(),
-            provider: chosen.provider.clone(),
-            reason: chosen.reason.clone(),
+            ways: chosen.ways.clone(),
         })
         .collect()
 }
 
-fn listener_report(listener: &sidelane_config::Listener) -> ListenerReport {
-    ListenerReport {
-        id: listener.id.clone(),
-        nic: match listener.nic {
-            sidelane_config::NicKind::Soft => "soft".to_owned(),
-        },
-        address: listener.address.to_string(),
-        port: listener.port,
+fn listener_facts(config: &Config, adapters: &Adapters) -> Vec<ListenerFacts> {
+    let listeners = config.listeners.iter().enumerate();
+    listeners
+        .map(|(at, listener)| ListenerFacts {
+            id: listener.id.clone(),
+            nic: listener.nic.as_str(),
+            address: listener.socket_address(),
+            adapters: adapters
+                .in_use()
+                .filter(|adapter| adapter.listeners.contains(&at))
+                .map(|adapter| Arc::clone(&adapter.adapter))
+                .collect(),
+            refused: adapters.refusal(at),
+        })
+        .collect()
+}
+
+fn flush_policy(flush: Flush) -> FlushPolicy {
+    match flush {
+        Flush::Auto => FlushPolicy::Auto,
+        Flush::Always => FlushPolicy::Always,
+        Flush::Never => FlushPolicy::Never,
     }
 }
 

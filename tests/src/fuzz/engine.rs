@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use sidelane_p2p::{MemView, Placement, Region};
 use sidelane_transport::nic::{
-    Access, Completions, MemoryRegion, QpAttrs, QpCaps, QpNumber, RecvWr, RemoteMemory, SendOp,
-    SendWr, Sge, WcOp,
+    Access, AddressVector, Completions, MemoryRegion, QpAttrs, QpCaps, QpNumber, RecvWr,
+    RemoteMemory, SendOp, SendWr, Sge, WcOp,
 };
 use sidelane_transport::soft::engine::{Config, Engine, PacketSink, Path};
 
@@ -118,6 +118,8 @@ impl Side {
             timeout: 14,
             retry_count: 3,
             rnr_retry: 3,
+            min_rnr_timer: 12,
+            vector: AddressVector::default(),
         };
         self.engine.connect_qp(self.qp, &attrs).expect("it is new");
     }

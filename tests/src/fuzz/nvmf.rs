@@ -3,7 +3,7 @@
 use sidelane_nvme::spec::{SQE_LEN, Sqe};
 use sidelane_transport::nvmf::{
     ConnectAccept, ConnectReject, ConnectRequest, HostData, MAX_DESCRIPTORS,
-    data_pointer as one_descriptor, data_pointer_with_list,
+    data_pointer as read_data_pointer,
 };
 use zerocopy::FromBytes;
 
@@ -35,11 +35,11 @@ pub fn data_pointer(bytes: &[u8]) {
     let most = usize::from(input.u8());
     let sqe = Sqe::read_from_bytes(&input.array::<SQE_LEN>()).expect("any bytes do");
     let in_capsule = input.0;
-    let checked = [
-        (1, one_descriptor(&sqe, in_capsule.len())),
-        (most, data_pointer_with_list(&sqe, in_capsule, most)),
-    ];
-    for (most, outcome) in checked {
+    for most in [1, most] {
+        let outcome = read_data_pointer(&sqe, in_capsule.len(), most, |range, list| {
+            list.copy_from_slice(&in_capsule[range]);
+            true
+        });
         match outcome {
             Ok(HostData::None) => {}
             Ok(HostData::InCapsule { offset, len }) => {

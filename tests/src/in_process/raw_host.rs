@@ -12,10 +12,12 @@ use sidelane_nvme::spec::{
     SglDescriptor, Sqe, offset,
 };
 use sidelane_p2p::{MemView, Placement, Region};
-use sidelane_transport::cm::{CmEvent, ConnError, ConnId, ConnParams, ConnectionManager};
+use sidelane_transport::cm::{
+    CmEvent, ConnError, ConnId, ConnParams, ConnectionManager, Connector,
+};
 use sidelane_transport::nic::{
-    Access, Completion, Completions, MemoryRegion, Nic, QpCaps, QpNumber, RecvWr, SendOp, SendWr,
-    Sge, WcOp, WcStatus,
+    Access, ActiveNic, Completion, Completions, MemoryRegion, Nic, QpCaps, QpNumber, RecvWr,
+    SendOp, SendWr, Sge, WcOp, WcStatus,
 };
 use sidelane_transport::nvmf::ConnectRequest;
 use sidelane_transport::soft::{self, cm::SoftCm, nic::SoftNic};

@@ -10,7 +10,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use rustix::event::{EventfdFlags, eventfd};
 use sidelane_p2p::Region;
-use sidelane_transport::cm::{CmError, CmEvent, ConnError, ConnId, ConnParams, ConnectionManager};
+use sidelane_transport::cm::{
+    CmError, CmEvent, ConnError, ConnId, ConnParams, ConnectionManager, Connector,
+};
 use sidelane_transport::nic::*;
 
 use super::target::Target;
@@ -150,6 +152,7 @@ pub fn pair(target: Target) -> (Shared, Box<DoubleNic>, Box<DoubleCm>) {
         max_qp: 16,
         max_message: 1 << 30,
         max_rd_atomic: 16,
+        send_invalidate: true,
     };
     // Never readable: whatever the double does, it does at once.
     let fd = || eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -197,30 +200,17 @@ impl Nic for DoubleNic {
         self.fabric().region = None;
     }
 
-    fn create_qp(&mut self, _: QpCaps) -> Result<QpNumber, NicError> {
-        let mut fabric = self.fabric();
-        let qp = QpNumber(fabric.number());
-        fabric.qps.insert(qp, false);
-        Ok(qp)
-    }
-
-    fn connect_qp(&mut self, qp: QpNumber, _: &QpAttrs, _: Instant) -> Result<(), NicError> {
-        let mut fabric = self.fabric();
-        let up = fabric.qps.get_mut(&qp).ok_or(NicError::NoSuchQp(qp))?;
-        if std::mem::replace(up, true) {
-            Err(NicError::State(qp))
-        } else {
-            Ok(())
-        }
-    }
-
     fn error_qp(&mut self, qp: QpNumber) -> Result<(), NicError> {
         let mut fabric = self.fabric();
         *fabric.qps.get_mut(&qp).ok_or(NicError::NoSuchQp(qp))? = false;
         Ok(())
     }
 
-    fn failed_qp(&mut self) -> Option<QpNumber> {
+    fn open_qp(&mut self, _: u64, _: QpCaps, _: &QpAttrs, _: Instant) {
+        unreachable!("a host does not answer connections")
+    }
+
+    fn event(&mut self) -> Option<NicEvent> {
         None
     }
 
@@ -286,10 +276,58 @@ impl Nic for DoubleNic {
 }
 
 impl ConnectionManager for DoubleCm {
-    fn listen(&mut self, _: u16) -> Result<(), CmError> {
+    fn listen(&mut self, _: SocketAddr) -> Result<(), CmError> {
         unreachable!("a host does not listen")
     }
 
+    fn accept(&mut self, _: ConnId, _: ConnParams, _: Instant) -> Result<(), CmError> {
+        unreachable!("a host does not accept")
+    }
+
+    fn reject(&mut self, _: ConnId, _: Bytes, _: Instant) -> Result<(), CmError> {
+        unreachable!("nobody asks a host")
+    }
+
+    fn disconnect(&mut self, id: ConnId, _: Instant) -> Result<(), CmError> {
+        let mut fabric = self.fabric.lock().unwrap();
+        fabric.conns.remove(&id).ok_or(CmError::Gone)?;
+        fabric.events.push_back(CmEvent::Disconnected { id });
+        Ok(())
+    }
+
+    fn poll(&mut self, _: Instant) -> Option<CmEvent> {
+        self.fabric.lock().unwrap().events.pop_front()
+    }
+
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl ActiveNic for DoubleNic {
+    fn create_qp(&mut self, _: QpCaps) -> Result<QpNumber, NicError> {
+        let mut fabric = self.fabric();
+        let qp = QpNumber(fabric.number());
+        fabric.qps.insert(qp, false);
+        Ok(qp)
+    }
+
+    fn connect_qp(&mut self, qp: QpNumber, _: &QpAttrs, _: Instant) -> Result<(), NicError> {
+        let mut fabric = self.fabric();
+        let up = fabric.qps.get_mut(&qp).ok_or(NicError::NoSuchQp(qp))?;
+        if std::mem::replace(up, true) {
+            Err(NicError::State(qp))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Connector for DoubleCm {
     fn connect(
         &mut self,
         remote: SocketAddr,
@@ -326,6 +364,8 @@ impl ConnectionManager for DoubleCm {
             timeout: 14,
             retry_count: 7,
             rnr_retry: 7,
+            min_rnr_timer: 12,
+            vector: AddressVector::default(),
         };
         let private_data = fabric.target.accept(qid, data);
         fabric.events.push_back(CmEvent::Accepted {
@@ -336,35 +376,8 @@ impl ConnectionManager for DoubleCm {
         Ok(id)
     }
 
-    fn accept(&mut self, _: ConnId, _: ConnParams, _: Instant) -> Result<(), CmError> {
-        unreachable!("a host does not accept")
-    }
-
-    fn reject(&mut self, _: ConnId, _: Bytes, _: Instant) -> Result<(), CmError> {
-        unreachable!("nobody asks a host")
-    }
-
     fn establish(&mut self, id: ConnId, _: Instant) -> Result<(), CmError> {
         let known = self.fabric.lock().unwrap().conns.contains_key(&id);
         if known { Ok(()) } else { Err(CmError::Gone) }
-    }
-
-    fn disconnect(&mut self, id: ConnId, _: Instant) -> Result<(), CmError> {
-        let mut fabric = self.fabric.lock().unwrap();
-        fabric.conns.remove(&id).ok_or(CmError::Gone)?;
-        fabric.events.push_back(CmEvent::Disconnected { id });
-        Ok(())
-    }
-
-    fn poll(&mut self, _: Instant) -> Option<CmEvent> {
-        self.fabric.lock().unwrap().events.pop_front()
-    }
-
-    fn event_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        None
     }
 }

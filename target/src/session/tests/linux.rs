@@ -66,7 +66,7 @@ fn a_linux_host_connects_does_io_and_disconnects() {
         (id.icdoff.get(), id.ioccsz.get(), id.iorcsz.get()),
         (0, (64 + 4096) / 16, 1)
     );
-    assert_eq!((id.msdbd, id.maxcmd.get(), id.kas.get()), (1, 128, 10));
+    assert_eq!((id.msdbd, id.maxcmd.get(), id.kas.get()), (16, 128, 10));
     assert!(4096_u64 << id.mdts >= 1 << 20);
     assert!(id.ctratt.traffic_keep_alive() && id.cmic.multi_controller() && !id.cmic.ana());
     assert_eq!(id.subnqn.to_str().unwrap(), SUBNQN);

@@ -1,0 +1,216 @@
+//! The network adapters of a configuration, opened: which listeners each serves,
+//! its parts for the reactors, and who answers requests for connections.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use sidelane_config::{Config, NicKind};
+use sidelane_transport::cm::ConnectionManager;
+use sidelane_transport::nic::{self, Nic};
+use sidelane_transport::soft;
+
+use super::SLOTS;
+use crate::control::ManagerSpec;
+use crate::reactor::NicSpec;
+
+/// Connections and commands of the data path, before reactors take them.
+pub(super) struct Adapters {
+    /// All adapters.
+    pub(super) list: Vec<Adapter>,
+    /// Who answers for which of them.
+    pub(super) managers: Vec<Manager>,
+}
+
+/// An adapter.
+pub(super) struct Adapter {
+    pub(super) adapter: Arc<dyn nic::Adapter>,
+    /// The listeners that it serves, by their number in the configuration.
+    pub(super) listeners: Vec<usize>,
+    /// By reactor, last first.
+    parts: Vec<NicSpec>,
+    /// Why no listener may use it.
+    pub(super) refused: Option<String>,
+}
+
+/// A connection manager, and what is its own.
+pub(super) struct Manager {
+    manager: Box<dyn ConnectionManager>,
+    /// Its adapters, by their number in [`Adapters::list`].
+    adapters: Vec<usize>,
+    /// Its listeners, by their number in the configuration.
+    listeners: Vec<usize>,
+}
+
+impl Adapters {
+    /// Opens what the listeners name.
+    ///
+    /// # Errors
+    /// When an address, a port or an adapter cannot be had, with the remedy.
+    pub(super) fn open(config: &Config, reactors: usize) -> anyhow::Result<Self> {
+        let mut adapters = Self {
+            list: Vec::new(),
+            managers: Vec::new(),
+        };
+        let of = |kind| {
+            let listeners = config.listeners.iter().enumerate();
+            listeners.filter(move |(_, listener)| listener.nic == kind)
+        };
+        let mut soft: BTreeMap<IpAddr, Vec<usize>> = BTreeMap::new();
+        for (at, listener) in of(NicKind::Soft) {
+            soft.entry(listener.address).or_default().push(at);
+        }
+        for (address, listeners) in soft {
+            adapters.open_soft(address, listeners, reactors)?;
+        }
+        let verbs: Vec<usize> = of(NicKind::Verbs).map(|(at, _)| at).collect();
+        if !verbs.is_empty() {
+            adapters.open_verbs(config, verbs, reactors)?;
+        }
+        Ok(adapters)
+    }
+
+    fn open_soft(
+        &mut self,
+        address: IpAddr,
+        listeners: Vec<usize>,
+        reactors: usize,
+    ) -> anyhow::Result<()> {
+        let (parts, manager) = soft::open(address, reactors)?;
+        let first = parts.first().context("there is no reactor")?;
+        let adapter = Arc::new(soft::nic::SoftAdapter::of(first));
+        let number = self.add(adapter, listeners.clone(), parts);
+        self.managers.push(Manager {
+            manager: Box::new(manager),
+            adapters: vec![number],
+            listeners,
+        });
+        Ok(())
+    }
+
+    #[cfg(feature = "verbs")]
+    fn open_verbs(
+        &mut self,
+        config: &Config,
+        listeners: Vec<usize>,
+        reactors: usize,
+    ) -> anyhow::Result<()> {
+        let _ = (config, listeners, reactors);
+        bail!("verbs is being built")
+    }
+
+    #[cfg(not(feature = "verbs"))]
+    fn open_verbs(
+        &mut self,
+        config: &Config,
+        listeners: Vec<usize>,
+        _reactors: usize,
+    ) -> anyhow::Result<()> {
+        let first = listeners.first().and_then(|at| config.listeners.get(*at));
+        let id = first.map_or("", |listener| listener.id.as_str());
+        bail!(
+            "listener {id}: this program was built without verbs; use nic = \"soft\", or build it \
+             with the cargo feature `verbs`"
+        );
+    }
+
+    fn add<N: Nic + Send + 'static>(
+        &mut self,
+
+        adapter: Arc<dyn nic::Adapter>,
+        listeners: Vec<usize>,
+        parts: Vec<N>,
+    ) -> usize {
+        let slots = SLOTS.min(adapter.caps().max_srq_wr as usize);
+        let parts = parts.into_iter().rev().map(|nic| NicSpec {
+            nic: Box::new(nic),
+            slots,
+        });
+        self.list.push(Adapter {
+            parts: parts.collect(),
+            adapter,
+            listeners,
+            refused: None,
+        });
+        self.list.len() - 1
+    }
+
+    /// Adapters that may be used, with their numbers.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = &Adapter> {
+        self.list.iter().filter(|adapter| adapter.refused.is_none())
+    }
+
+    /// The next reactor's parts, in the order of [`Self::in_use`]. First reactor
+    /// first.
+    pub(super) fn next_parts(&mut self) -> Vec<NicSpec> {
+        let in_use = self.list.iter_mut().filter(|it| it.refused.is_none());
+        in_use.filter_map(|adapter| adapter.parts.pop()).collect()
+    }
+
+    /// Why a listener is not served, if it is not: all its adapters are refused.
+    pub(super) fn refusal(&self, listener: usize) -> Option<String> {
+        let mut serving = self
+            .list
+            .iter()
+            .filter(|it| it.listeners.contains(&listener));
+        let reasons: Option<Vec<_>> = serving.by_ref().map(|it| it.refused.clone()).collect();
+        reasons.filter(|it| !it.is_empty()).map(|it| it.join("; "))
+    }
+
+    /// Says which listeners are not served, and fails when none is left.
+    ///
+    /// # Errors
+    /// When nobody could connect, with the reasons.
+    pub(super) fn check_served(&self, config: &Config) -> anyhow::Result<()> {
+        let mut reasons = Vec::new();
+        for (at, listener) in config.listeners.iter().enumerate() {
+            if let Some(reason) = self.refusal(at) {
+                reasons.push(format!("listener {} is not started: {reason}", listener.id));
+            }
+        }
+        if reasons.len() == config.listeners.len() {
+            bail!("{}", reasons.join("\n"));
+        }
+        for reason in reasons {
+            tracing::error!("{reason}");
+        }
+        Ok(())
+    }
+
+    /// What the control plane takes over; parts that no reactor took are closed.
+    pub(super) fn into_managers(self, config: &Config) -> Vec<ManagerSpec> {
+        let refused: Vec<bool> = (0..config.listeners.len())
+            .map(|at| self.refusal(at).is_some())
+            .collect();
+        let mut number = 0;
+        let numbers: Vec<Option<usize>> = self
+            .list
+            .iter()
+            .map(|adapter| {
+                let served = adapter.refused.is_none();
+                number += usize::from(served);
+                served.then(|| number - 1)
+            })
+            .collect();
+        let of = |manager: Manager| ManagerSpec {
+            adapters: manager
+                .adapters
+                .iter()
+                .map(|at| {
+                    let caps = self.list.get(*at).map(|it| it.adapter.caps().clone());
+                    Some((numbers.get(*at).copied().flatten()?, caps?))
+                })
+                .collect(),
+            listen: manager
+                .listeners
+                .iter()
+                .filter(|at| refused.get(**at) == Some(&false))
+                .filter_map(|at| config.listeners.get(*at))
+                .map(|listener| (listener.id.clone(), listener.socket_address()))
+                .collect(),
+            manager: manager.manager,
+        };
+        self.managers.into_iter().map(of).collect()
+    }
+}
