@@ -2,6 +2,7 @@
 //! proofs made from outside, and what the fuzzer feeds.
 
 pub mod address_proof;
+pub mod bench_lab;
 pub mod fuzz;
 pub mod hooked;
 pub mod in_process;
