@@ -391,7 +391,19 @@ fn io_commands_that_cannot_be_get_the_status_that_says_why() -> anyhow::Result<(
             kind,
         ),
         (
-            "a list in the capsule",
+            "a list of more than MSDBD",
+            rw(
+                write,
+                1,
+                0,
+                8,
+                SglDescriptor::in_capsule_segment(0, 17 * 16, true),
+            ),
+            &data[..17 * 16],
+            Status::INVALID_SGL_COUNT,
+        ),
+        (
+            "a list of what has no key",
             rw(
                 write,
                 1,
@@ -400,7 +412,7 @@ fn io_commands_that_cannot_be_get_the_status_that_says_why() -> anyhow::Result<(
                 SglDescriptor::in_capsule_segment(0, 16, true),
             ),
             &data[..16],
-            Status::INVALID_SGL_COUNT,
+            kind,
         ),
         ("ranges without data", ranges(0, 0), none, length),
         ("ranges in too little data", ranges(255, 4095), none, length),
