@@ -131,10 +131,16 @@ sidelane_up() {
 }
 
 sidelane_down() {
-    local pid=${pids[$1]-}
+    local pid=${pids[$1]-} tries
     [[ -n $pid ]] || return 0
     unset "pids[$1]"
     kill -TERM "$pid" || true
+    for ((tries = 0; tries < 150; tries++)); do
+        kill -0 "$pid" 2>/dev/null || break
+        nap 0.2
+    done
+    # One that does not end in 30 s must not keep the others from being measured.
+    kill -KILL "$pid" 2>/dev/null && echo "it had to be killed"
     wait "$pid" || echo "it ended with status $?"
     rm -f "/run/sidelane-$1.sock"
 }
@@ -215,7 +221,7 @@ measure() {
     local name=$1 out=$log/fio disk=${disks[$1]} fio first now before spent=null tries status=0
     sample "$name"
     first=${now[1]}
-    timeout 60 fio --name=run --filename="$disk" --direct=1 --ioengine=libaio --rw="$rw" --bs="$block" \
+    timeout -k 5 60 fio --name=run --filename="$disk" --direct=1 --ioengine=libaio --rw="$rw" --bs="$block" \
         --iodepth="$depth" --size="$span" --time_based --runtime="${run_ms}ms" --ramp_time="${ramp_ms}ms" \
         --cpus_allowed="$host_cpu" --disk_util=0 --output-format=json --output="$out" 2>"$out-errors" {never}<&- &
     fio=$!

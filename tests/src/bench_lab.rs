@@ -5,6 +5,7 @@
 //! [`plot`]). Nothing here may compare figures of two boots.
 
 pub mod guest;
+pub mod machine;
 pub mod plot;
 pub mod records;
 pub mod statistics;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::machine::Ticks;
 use super::records::{Plan, Record, parse};
 
 /// The scenario and what it sources.
@@ -72,6 +73,7 @@ pub fn run(
     }
     let mut kept =
         File::create(keep).with_context(|| format!("{} cannot be written", keep.display()))?;
+    let before = Ticks::now()?;
     let mut child = Command::new(tests().join("lab/vm"))
         .args(["run", "--topology", "two-cmb", "--timeout"])
         .arg(limit_s(plan).to_string())
@@ -105,6 +107,9 @@ pub fn run(
         }
     }
     let status = child.wait()?;
+    let machine = Record::Machine(Ticks::now()?.since(&before));
+    writeln!(kept, "{}", serde_json::to_string(&machine)?)?;
+    records.push(machine);
     wrong = wrong.and_then(|()| {
         ensure!(
             status.success(),

@@ -25,6 +25,8 @@ pub enum Record {
     Failed(Failed),
     /// All has been tried.
     End {},
+    /// What others did meanwhile on the machine around the guest; not the guest's own line.
+    Machine(Machine),
 }
 
 /// What there is to do.
@@ -101,6 +103,16 @@ pub struct Idle {
     pub target: String,
     /// The cost.
     pub spent: Spent,
+}
+
+/// The machine around the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// CPUs it has.
+    pub cpus: u32,
+    /// How many of them others kept busy on average.
+    pub others: f64,
 }
 
 /// What a run does, without by whom.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::records::{Record, Row, Run, Spent, Start, TargetLine};
+use super::records::{Machine, Record, Row, Run, Spent, Start, TargetLine};
 use super::statistics::{
     Rounds, Spread, Verdict, geometric_mean, median, noise_floor, pair_ratios,
 };
@@ -23,6 +23,8 @@ pub const IDLE_GOAL_PERCENT: f64 = 1.0;
 pub struct Summary {
     /// How it was measured; nothing if the guest never got so far.
     pub settings: Option<Start>,
+    /// The machine, if it was looked at.
+    pub machine: Option<Machine>,
     /// Who was measured, in the order of the table.
     pub targets: Vec<TargetLine>,
     /// What was measured, in order.
@@ -133,6 +135,7 @@ impl Summary {
                     run.target, run.row, run.round, run.why
                 )),
                 Record::End {} => summary.complete = true,
+                Record::Machine(machine) => summary.machine = Some(*machine),
             }
         }
         for ((target, why), parts) in absent {

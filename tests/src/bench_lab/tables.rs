@@ -205,14 +205,23 @@ pub fn settings(summary: &Summary) -> String {
     let Some(start) = &summary.settings else {
         return "The guest did not come so far as to measure.\n".to_owned();
     };
-    format!(
+    let mut text = format!(
         "One boot, Linux {}; {} rounds a row, the targets forwards and backwards by turns; each run \
-         {:.1} s of fio after {:.1} s of ramp.\n",
+         {:.1} s of fio after {:.1} s of ramp.",
         start.kernel,
         start.pairs,
         f64::from(start.run_ms) / 1e3,
         f64::from(start.ramp_ms) / 1e3
-    )
+    );
+    if let Some(machine) = &summary.machine {
+        let _ = write!(
+            text,
+            " Others kept {:.1} of the machine's {} CPUs busy meanwhile.",
+            machine.others, machine.cpus
+        );
+    }
+    text.push('\n');
+    text
 }
 
 /// A whole page.
