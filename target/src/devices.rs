@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use sidelane_config::{Config, Namespace};
@@ -11,7 +11,7 @@ use sidelane_nvme::model::{ModelBacking, ModelBus, ModelController};
 use sidelane_nvme::{Backing, VfioBacking};
 use sidelane_p2p::provider::{Fitness, PathReason, verdict};
 use sidelane_p2p::topology::Topology;
-use sidelane_p2p::vfio::{Container, openable};
+use sidelane_p2p::vfio::{Container, DeviceWatch, openable};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, ProcessMemory};
 
 /// Opens devices and judges the routes between them.
@@ -31,6 +31,11 @@ pub trait Devices {
 
     /// Whether these clients reach that memory.
     fn verdict(&self, memory: Placement, clients: &[PciAddress]) -> Fitness;
+
+    /// What says that an opened device is taken away.
+    fn watches(&self) -> Vec<Arc<DeviceWatch>> {
+        Vec::new()
+    }
 }
 
 /// The machine's devices, under vfio-pci.
@@ -38,6 +43,7 @@ pub struct VfioDevices {
     topology: Topology,
     /// Opened with the first device: a target without any needs no VFIO.
     container: Mutex<Option<Arc<Container>>>,
+    watches: Mutex<Vec<Arc<DeviceWatch>>>,
 }
 
 impl VfioDevices {
@@ -52,6 +58,7 @@ impl VfioDevices {
         Ok(Self {
             topology,
             container: Mutex::new(None),
+            watches: Mutex::default(),
         })
     }
 
@@ -117,10 +124,7 @@ impl VfioDevices {
     }
 
     fn container(&self) -> anyhow::Result<Arc<Container>> {
-        let mut container = self
-            .container
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut container = lock(&self.container);
         if let Some(open) = &*container {
             return Ok(Arc::clone(open));
         }
@@ -139,15 +143,15 @@ impl Devices for VfioDevices {
         openable(address, &self.topology)?;
         let container = self.container()?;
         let device = container.open_device(address, &self.topology)?;
+        match device.watch() {
+            Ok(watch) => lock(&self.watches).push(watch),
+            Err(error) => tracing::warn!("it will not be noticed when {address} goes: {error}"),
+        }
         Ok(VfioBacking::open(device, container)?)
     }
 
     fn space(&self) -> Arc<dyn DmaSpace> {
-        match &*self
-            .container
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+        match &*lock(&self.container) {
             Some(container) => Arc::clone(container) as Arc<dyn DmaSpace>,
             // Without devices nobody looks at the addresses.
             None => Arc::new(ProcessMemory),
@@ -157,6 +161,15 @@ impl Devices for VfioDevices {
     fn verdict(&self, memory: Placement, clients: &[PciAddress]) -> Fitness {
         verdict(&self.topology, memory, clients)
     }
+
+    fn watches(&self) -> Vec<Arc<DeviceWatch>> {
+        lock(&self.watches).clone()
+    }
+}
+
+/// What these locks guard is whole at any moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Modelled SSDs on one bus.

@@ -3,7 +3,9 @@
 
 mod api;
 mod connections;
+mod removals;
 mod watched;
 
 pub use api::{ApiSocket, fetch_stats};
 pub use connections::{ConnectionService, ManagerSpec};
+pub use removals::heed;

@@ -21,6 +21,7 @@ use sidelane_config::{
     Backend as Storage, Config, Flush, Namespace as ConfiguredNamespace, Subsystem as Configured,
 };
 use sidelane_nvme::Backing;
+use sidelane_p2p::vfio::DeviceWatch;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
@@ -30,7 +31,7 @@ use self::memory::{Chosen, Memory};
 use self::offer::HealthOf;
 use self::ssds::{QUEUE_DEPTH, Ssds};
 use crate::backend::{Backend, NullBackend, NvmeBackend};
-use crate::control::{ApiSocket, ConnectionService, ManagerSpec};
+use crate::control::{ApiSocket, ConnectionService, ManagerSpec, heed};
 use crate::devices::Devices;
 use crate::reactor::{FlushPolicy, FromReactor, Namespace, ReactorHandle, ReactorSpec, ToReactor};
 use crate::report::{ListenerFacts, NamespaceFacts, Reporter};
@@ -163,6 +164,7 @@ impl Target {
             max_queue_entries: config.target.max_queue_entries,
             reporter: Arc::clone(&reporter),
             from_reactors,
+            watches: devices.watches(),
             stopped,
             refresh: {
                 let ssds = Arc::clone(&ssds);
@@ -283,6 +285,7 @@ struct ControlPlane {
     max_queue_entries: u16,
     reporter: Arc<Reporter>,
     from_reactors: UnboundedReceiver<FromReactor>,
+    watches: Vec<Arc<DeviceWatch>>,
     stopped: oneshot::Receiver<()>,
     refresh: Arc<dyn Fn() + Send + Sync>,
 }
@@ -301,6 +304,9 @@ impl ControlPlane {
                 self.offered,
                 self.max_queue_entries,
             )?;
+            for device in self.watches {
+                heed(device).context("watching a device")?;
+            }
             let _ = ready.send(());
             let refresh = async {
                 loop {

@@ -45,6 +45,11 @@ pub struct DeviceWatch {
 }
 
 impl DeviceWatch {
+    /// The device's address.
+    pub fn address(&self) -> PciAddress {
+        self.device
+    }
+
     /// What happened, if something did; to be called until nothing is left.
     /// Either event is the end of the device: by then, all regions on it are
     /// revoked, and their listeners have been called on this thread.

@@ -44,7 +44,12 @@ fn a_keyed_block_names_memory_of_the_host(
     #[case] invalidate: bool,
     #[case] invalidated: Option<u32>,
 ) {
-    let data = pointed(&command(key(0x1000, 0xff_ffff, 0x1234, invalidate)), &[], 16).unwrap();
+    let data = pointed(
+        &command(key(0x1000, 0xff_ffff, 0x1234, invalidate)),
+        &[],
+        16,
+    )
+    .unwrap();
     let piece = KeyedData {
         addr: 0x1000,
         len: 0xff_ffff,
@@ -85,10 +90,7 @@ fn data_in_the_capsule_must_lie_in_it(
         offset: offset as u32,
         len: length,
     });
-    assert_eq!(
-        pointed(&sqe, &vec![0; capsule], 16),
-        expected
-    );
+    assert_eq!(pointed(&sqe, &vec![0; capsule], 16), expected);
 }
 
 #[rstest::rstest]
@@ -104,10 +106,7 @@ fn data_in_the_capsule_must_lie_in_it(
 #[case::reserved_type(raw(0x60, 0, 512))]
 #[case::vendor(raw(0xf0, 0, 512))]
 fn types_that_rdma_does_not_use_are_refused(#[case] sqe: Sqe) {
-    assert_eq!(
-        pointed(&sqe, &[0; 4096], 16),
-        Err(SglError::Type)
-    );
+    assert_eq!(pointed(&sqe, &[0; 4096], 16), Err(SglError::Type));
 }
 
 #[test]
@@ -132,10 +131,7 @@ fn a_list_of_keyed_blocks_is_read_where_the_controller_takes_one() {
         bytes.len() as u32,
         true,
     ));
-    assert_eq!(
-        pointed(&sqe, &bytes, 2),
-        Err(SglError::Count)
-    );
+    assert_eq!(pointed(&sqe, &bytes, 2), Err(SglError::Count));
     let data = pointed(&sqe, &bytes, 3).unwrap();
     let HostData::Keyed(pieces) = &data else {
         panic!("{data:?}")
@@ -158,10 +154,7 @@ fn a_list_outside_the_capsule_is_refused(
 ) {
     let bytes = list(&[key(1, 10, 7, false), key(2, 20, 8, false)]);
     let sqe = command(SglDescriptor::in_capsule_segment(offset, length, true));
-    assert_eq!(
-        pointed(&sqe, &bytes, MAX_DESCRIPTORS),
-        Err(error)
-    );
+    assert_eq!(pointed(&sqe, &bytes, MAX_DESCRIPTORS), Err(error));
 }
 
 #[test]
@@ -174,10 +167,7 @@ fn a_list_holds_keyed_blocks_only() {
     ] {
         let bytes = list(&[key(1, 10, 7, false), other]);
         let sqe = command(SglDescriptor::in_capsule_segment(0, 32, true));
-        assert_eq!(
-            pointed(&sqe, &bytes, 16),
-            Err(SglError::Type)
-        );
+        assert_eq!(pointed(&sqe, &bytes, 16), Err(SglError::Type));
     }
 }
 
