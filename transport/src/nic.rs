@@ -147,7 +147,7 @@ pub enum WcOp {
     Read,
     /// A message arrived in a buffer of the shared receive queue.
     Recv,
-    /// [`Nic::post_flush`].
+    /// [`Nic::post_flush`] or [`Nic::post_copy`]: the adapter read its own memory.
     Flush,
 }
 
@@ -350,10 +350,10 @@ pub enum NicError {
     Gone,
 }
 
-/// Outcome of [`Nic::post_flush`].
+/// Outcome of [`Nic::post_flush`] and [`Nic::post_copy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flush {
-    /// All that was placed is visible to other devices already.
+    /// It is done already.
     Done,
     /// It will be when a completion of [`WcOp::Flush`] comes.
     Pending,
@@ -482,6 +482,20 @@ pub trait Nic {
     /// # Errors
     /// As for [`Nic::post_send`].
     fn post_flush(&mut self, last: Sge, wr_id: u64) -> Result<Flush, NicError>;
+
+    /// Has the adapter itself move bytes between registered pieces of equal
+    /// length, and place them in `to` as it places the data of a READ: what a
+    /// self-test needs that has no peer. Both regions must be registered with
+    /// remote read.
+    ///
+    /// # Errors
+    /// As for [`Nic::post_send`].
+    fn post_copy(&mut self, from: Sge, to: Sge, wr_id: u64) -> Result<Flush, NicError> {
+        let _ = (from, to, wr_id);
+        Err(NicError::Refused(
+            "this adapter has no self-test yet".to_owned(),
+        ))
+    }
 
     /// Moves packets and timers on, and appends completions to `out` until it
     /// is full or none are left.

@@ -42,11 +42,11 @@ use table::Table;
 pub use qp::Path;
 pub use stats::{Drops, Stats};
 
-use super::memory::Keys;
+use super::memory::{Keys, Right};
 use super::wire::{Bth, Headers, WireError};
 use crate::nic::{
     Access, Completion, Completions, MAX_SGE, MemoryRegion, NicCaps, NicError, QpAttrs, QpCaps,
-    QpNumber, RecvWr, SendWr, WcOp,
+    QpNumber, RecvWr, SendWr, Sge, WcOp,
 };
 use sidelane_p2p::Region;
 
@@ -287,7 +287,7 @@ impl Engine {
         for wr in wrs {
             self.shared
                 .keys
-                .check(&[wr.sge], super::memory::Right::LocalWrite)
+                .check(&[wr.sge], Right::LocalWrite)
                 .map_err(|_| NicError::Malformed("a key, its bounds or its rights"))?;
         }
         for wr in wrs {
@@ -305,6 +305,30 @@ impl Engine {
         let found = self.table.get_mut(qp).ok_or(NicError::NoSuchQp(qp))?;
         found.post(wrs, &mut self.shared)?;
         enlist(&mut self.active, found);
+        Ok(())
+    }
+
+    /// Copies between registered pieces of equal length, both of which a peer
+    /// might read.
+    ///
+    /// # Errors
+    /// When a key, its bounds or its rights do not allow it.
+    pub fn copy(&mut self, from: Sge, to: Sge) -> Result<(), NicError> {
+        const CHUNK: usize = 4096;
+        let wrong = |_| NicError::Malformed("a key, its bounds or its rights");
+        if from.len != to.len {
+            return Err(NicError::Malformed("a copy to a piece of another length"));
+        }
+        let (keys, len) = (&self.shared.keys, from.len as usize);
+        let mut bytes = [0; CHUNK];
+        for at in (0..len).step_by(CHUNK) {
+            let take = CHUNK.min(len - at);
+            let bytes = &mut bytes[..take];
+            let source = keys.range(&[from], at, take, Right::RemoteRead);
+            source.map_err(wrong)?.read(bytes);
+            let target = keys.range(&[to], at, take, Right::LocalWrite);
+            target.map_err(wrong)?.write(bytes);
+        }
         Ok(())
     }
 

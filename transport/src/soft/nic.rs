@@ -233,6 +233,11 @@ impl Nic for SoftNic {
         Ok(Flush::Done)
     }
 
+    fn post_copy(&mut self, from: Sge, to: Sge, _wr_id: u64) -> Result<Flush, NicError> {
+        self.engine.copy(from, to)?;
+        Ok(Flush::Done)
+    }
+
     fn poll(&mut self, now: Instant, out: &mut Completions) {
         for _ in 0..BATCHES {
             if !self.receive(now) {
