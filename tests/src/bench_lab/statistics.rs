@@ -56,18 +56,22 @@ pub fn pair_ratios(target: &Rounds, reference: &Rounds) -> Vec<f64> {
         .collect()
 }
 
-/// How far a target is from itself: the greatest ratio, never below 1, of two
-/// runs that follow one another. Less than two runs say nothing.
+/// How far the runs of one target are from each other: the median ratio, never
+/// below 1, of any two of them, squared. Less than two runs say nothing.
 ///
-/// The greatest, because it has to hold for all rows of a table at once: a median
-/// would call every third row different when nothing differs.
+/// The median of all two-by-twos, because one run that something disturbed must
+/// not make everything level. Squared, because a typical ratio is passed by chance
+/// in one comparison of nine; so it is, with 5 pairs, in one of 37.
 #[must_use]
 pub fn noise_floor(rounds: &Rounds) -> Option<f64> {
-    rounds
-        .values()
-        .zip(rounds.values().skip(1))
-        .map(|(before, after)| (before / after).max(after / before))
-        .max_by(f64::total_cmp)
+    let values: Vec<f64> = rounds.values().copied().collect();
+    let ratios: Vec<f64> = values
+        .iter()
+        .enumerate()
+        .flat_map(|(index, one)| values[..index].iter().map(move |other| one / other))
+        .map(|ratio| ratio.max(1.0 / ratio))
+        .collect();
+    Some(median(&ratios)?.powi(2))
 }
 
 /// How a median ratio stands to 1.
@@ -157,17 +161,57 @@ mod tests {
     }
 
     #[test]
-    fn the_noise_floor_is_the_greatest_step_in_either_direction() {
+    fn the_noise_floor_is_the_typical_ratio_of_two_runs_squared() {
         let cases = [
             (vec![], None),
             (vec![(0, 100.0)], None),
             (vec![(0, 100.0), (1, 100.0)], Some(1.0)),
-            (vec![(0, 100.0), (1, 125.0), (2, 120.0)], Some(1.25)),
-            (vec![(0, 100.0), (1, 50.0), (4, 55.0)], Some(2.0)),
+            (vec![(0, 100.0), (4, 50.0)], Some(4.0)),
+            // 1.25, 1.5 and 1.2.
+            (vec![(0, 100.0), (1, 125.0), (2, 150.0)], Some(1.5625)),
         ];
         for (values, expected) in cases {
             assert_eq!(noise_floor(&rounds(&values)), expected, "{values:?}");
         }
+    }
+
+    #[test]
+    fn one_disturbed_run_does_not_make_everything_level() {
+        let calm = [(0, 100.0), (1, 102.0), (2, 101.0), (3, 100.0), (4, 99.0)];
+        let mut disturbed = calm;
+        disturbed[2].1 = 2.0;
+        let floor = noise_floor(&rounds(&disturbed)).expect("runs");
+        assert!((1.0..1.1).contains(&floor), "{floor}");
+    }
+
+    /// Numbers around 0 with a standard deviation of 1, bell-shaped; the same ones each time.
+    fn bell(state: &mut u64) -> f64 {
+        let mut next = || {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            (*state >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        (0..12).map(|_| next()).sum::<f64>() - 6.0
+    }
+
+    #[test]
+    fn by_chance_few_rows_of_equal_targets_are_called_below() {
+        let (mut state, rows) = (0x2545_f491_4f6c_dd1d, 20_000);
+        let mut below = 0;
+        for _ in 0..rows {
+            let mut runs = || -> Rounds {
+                (0..5)
+                    .map(|r| (r, (0.1 * bell(&mut state)).exp()))
+                    .collect()
+            };
+            let (reference, target) = (runs(), runs());
+            let ratio = median(&pair_ratios(&target, &reference)).expect("pairs");
+            let floor = noise_floor(&reference).expect("runs");
+            below += u32::from(Verdict::on(ratio, floor) == Verdict::Below);
+        }
+        let share = f64::from(below) / f64::from(rows);
+        assert!((0.015..0.04).contains(&share), "{share}");
     }
 
     #[test]
