@@ -1,0 +1,342 @@
+//! The part of an RDMA device that one reactor owns: a completion queue with its
+//! channel, a shared receive queue, the queue pairs, and a flush queue pair.
+//!
+//! Nothing here blocks, locks or allocates for a command: lists and tables are
+//! made once, and what may take its time is a [`Job`] for the device's worker.
+//! `posting` is what goes out, `completing` what comes back, `pairs` the lives of
+//! queue pairs.
+#![forbid(unsafe_code)]
+
+mod completing;
+mod pairs;
+mod posting;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Instant;
+
+use rustix::event::epoll;
+use sidelane_p2p::{Region, RegionId};
+
+use self::pairs::Pair;
+use super::adapter::VerbsAdapter;
+use super::explain::{MemoryLock, Refusal, refused};
+use super::ffi::{Cq, Device, RdmaCore, RecvList, SendList, Verbs, WcBuffer};
+use super::flusher::{self, FLUSH_DEPTH, Flusher};
+use super::registration::Registration;
+use super::worker::{Job, Report};
+use crate::nic::{
+    Access, Completion, Completions, Flush, MemoryRegion, Nic, NicCaps, NicError, NicEvent,
+    QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge,
+};
+
+type DeviceOf<V> = <V as Verbs>::Device;
+type QpOf<V> = <DeviceOf<V> as Device>::Qp;
+
+/// What a part has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VerbsCounters {
+    /// Lists given to the adapter, one doorbell each.
+    pub doorbells: u64,
+    /// Messages sent inline.
+    pub inlined: u64,
+    /// Completions of queue pairs that are being destroyed, dropped.
+    pub dropped: u64,
+    /// Completions that belong to nothing known, dropped.
+    pub unknown: u64,
+    /// Flush queue pairs made anew after a failure.
+    pub flushers_remade: u64,
+}
+
+/// A registration that this part uses.
+struct Held<D: Device> {
+    memory: MemoryRegion,
+    registration: Arc<Registration<D>>,
+    revoked: bool,
+}
+
+/// An RDMA device, as one reactor sees it.
+///
+/// Fields are dropped in this order: the way to the worker before the adapter,
+/// whose end waits for the worker's.
+pub struct VerbsNic<V: Verbs = RdmaCore> {
+    part: usize,
+    pairs: HashMap<u32, Pair<DeviceOf<V>>>,
+    /// Queue pairs asked for and not there yet.
+    opening: u32,
+    /// Queue pairs that are to be destroyed once they are empty.
+    draining: Vec<u32>,
+    flusher: Flusher<DeviceOf<V>>,
+    cq: Arc<<DeviceOf<V> as Device>::Cq>,
+    srq: Arc<<DeviceOf<V> as Device>::Srq>,
+    /// Completions that no queue pair has claimed yet.
+    cq_free: u32,
+    srq_posted: u32,
+    held: Vec<Held<DeviceOf<V>>>,
+    sends: SendList,
+    recvs: RecvList,
+    wcs: WcBuffer,
+    /// Completions that the adapter cannot give any more.
+    made_up: VecDeque<Completion>,
+    events: VecDeque<NicEvent>,
+    /// Jobs that the worker had no room for.
+    deferred: VecDeque<Job<DeviceOf<V>>>,
+    retry_at: Option<Instant>,
+    gone: bool,
+    counters: VerbsCounters,
+    reports: Receiver<Report<DeviceOf<V>>>,
+    ready: OwnedFd,
+    jobs: Option<SyncSender<Job<DeviceOf<V>>>>,
+    adapter: Arc<VerbsAdapter<V>>,
+}
+
+impl<V: Verbs> VerbsNic<V> {
+    pub(super) fn new(
+        part: usize,
+        adapter: Arc<VerbsAdapter<V>>,
+        reports: Receiver<Report<DeviceOf<V>>>,
+    ) -> Result<Self, Refusal> {
+        let shared = &adapter.shared;
+        let (caps, limits) = (&shared.caps, &shared.limits);
+        let lock = MemoryLock::now();
+        let cq = shared.device.create_cq(shared.cq_entries);
+        let cq = cq.map_err(|error| {
+            let limit = format!(
+                "the adapter takes {} completion queues of {} entries; fewer cores, or a lower \
+                 max_queue_entries, need less",
+                limits.max_cq, limits.max_cqe
+            );
+            let bytes = u64::from(shared.cq_entries) * 64;
+            refused("ibv_create_cq", &error, bytes, Some(&limit), &lock)
+        })?;
+        let srq = shared.device.create_srq(caps.max_srq_wr);
+        let srq = srq.map_err(|error| {
+            let limit = format!(
+                "the adapter takes {} shared receive queues of {} work requests; fewer cores, or \
+                 a lower max_queue_entries, need less",
+                limits.max_srq, limits.max_srq_wr
+            );
+            let bytes = u64::from(caps.max_srq_wr) * 32;
+            refused("ibv_create_srq", &error, bytes, Some(&limit), &lock)
+        })?;
+        let flush_qp = flusher::make_qp(&shared.device, limits, &cq, &srq)?;
+        shared
+            .routes
+            .add(super::ffi::Qp::number(&flush_qp), part, true);
+        let system = |what| {
+            move |error: rustix::io::Errno| {
+                refused(what, &error.into(), 0, None, &MemoryLock::now())
+            }
+        };
+        let ready = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
+        for fd in [cq.channel(), shared.parts[part].bell()] {
+            let data = epoll::EventData::new_u64(0);
+            epoll::add(&ready, fd, data, epoll::EventFlags::IN).map_err(system("epoll_ctl"))?;
+        }
+        let connections = shared.max_connections as usize;
+        // What the flushes, and what a destroyed queue pair leaves behind, need.
+        let fixed = caps.max_srq_wr + (FLUSH_DEPTH + crate::nic::MAX_COMPLETIONS) as u32;
+        Ok(Self {
+            part,
+            pairs: HashMap::with_capacity(connections),
+            opening: 0,
+            draining: Vec::with_capacity(connections),
+            flusher: Flusher::new(flush_qp),
+            cq_free: shared.cq_entries.saturating_sub(fixed),
+            cq: Arc::new(cq),
+            srq: Arc::new(srq),
+            srq_posted: 0,
+            held: Vec::new(),
+            sends: SendList::new(),
+            recvs: RecvList::new(),
+            wcs: WcBuffer::new(),
+            made_up: VecDeque::new(),
+            events: VecDeque::with_capacity(connections),
+            deferred: VecDeque::new(),
+            retry_at: None,
+            gone: false,
+            counters: VerbsCounters::default(),
+            reports,
+            ready,
+            jobs: adapter.jobs(),
+            adapter,
+        })
+    }
+
+    /// What this part has counted.
+    pub fn counters(&self) -> VerbsCounters {
+        self.counters
+    }
+
+    /// The adapter that it is a part of.
+    pub fn adapter(&self) -> &Arc<VerbsAdapter<V>> {
+        &self.adapter
+    }
+
+    fn set_gone(&mut self) {
+        if !std::mem::replace(&mut self.gone, true) {
+            self.events.push_back(NicEvent::Gone);
+        }
+    }
+
+    /// Tells, once, that a region was taken away.
+    fn revoke(&mut self, region: RegionId) {
+        let mut told = true;
+        for held in &mut self.held {
+            if held.memory.region == region {
+                told &= std::mem::replace(&mut held.revoked, true);
+            }
+        }
+        if !told {
+            self.events.push_back(NicEvent::Revoked(region));
+        }
+    }
+
+    /// A local key was refused: if it is of memory that can be taken away, it
+    /// was, and the other parts want to know too.
+    fn suspect(&mut self, lkey: u32) {
+        let fits = |held: &&Held<_>| held.memory.lkey == lkey && held.registration.is_revocable();
+        let Some(held) = self.held.iter().find(fits) else {
+            return;
+        };
+        if !held.revoked {
+            let region = held.memory.region;
+            self.revoke(region);
+            self.adapter.shared.revoked(region);
+        }
+    }
+}
+
+const _: () = {
+    const fn assert_send<T: Send>() {}
+    assert_send::<VerbsNic<RdmaCore>>();
+};
+
+/// The registration behind a key.
+fn held_by_key<D: Device>(held: &[Held<D>], lkey: u32) -> Option<&Held<D>> {
+    held.iter().find(|held| held.memory.lkey == lkey)
+}
+
+impl<V: Verbs> Drop for VerbsNic<V> {
+    /// What is left is given back in the order that it depends on each other:
+    /// queue pairs first, registrations after them.
+    fn drop(&mut self) {
+        let left: Vec<Arc<QpOf<V>>> = self
+            .pairs
+            .values_mut()
+            .filter_map(Pair::take)
+            .chain(self.flusher.take())
+            .collect();
+        for qp in left {
+            let part = self.part;
+            self.submit_at_end(Job::Destroy { part, qp });
+        }
+        while let Some(job) = self.deferred.pop_front() {
+            self.submit_at_end(job);
+        }
+        let keys: Vec<u32> = self.held.drain(..).map(|held| held.memory.lkey).collect();
+        for lkey in keys {
+            if let Some(memory) = self.adapter.release(lkey) {
+                self.submit_at_end(Job::Deregister { _memory: memory });
+            }
+        }
+    }
+}
+
+impl<V: Verbs> Nic for VerbsNic<V> {
+    fn caps(&self) -> &NicCaps {
+        &self.adapter.shared.caps
+    }
+
+    fn register(&mut self, region: &Region, access: Access) -> Result<MemoryRegion, RegisterError> {
+        let registration = self.adapter.register(region, access, 1)?;
+        let memory = registration.memory();
+        self.held.push(Held {
+            memory,
+            registration,
+            revoked: false,
+        });
+        Ok(memory)
+    }
+
+    fn deregister(&mut self, memory: &MemoryRegion) {
+        let at = self
+            .held
+            .iter()
+            .position(|held| held.memory.lkey == memory.lkey);
+        let Some(at) = at else {
+            return;
+        };
+        self.held.swap_remove(at);
+        if let Some(memory) = self.adapter.release(memory.lkey) {
+            self.submit(Job::Deregister { _memory: memory });
+        }
+    }
+
+    fn open_qp(&mut self, ticket: u64, caps: QpCaps, attrs: &QpAttrs, _now: Instant) {
+        self.open(ticket, caps, attrs);
+    }
+
+    fn error_qp(&mut self, qp: QpNumber) -> Result<(), NicError> {
+        self.error(qp)
+    }
+
+    fn destroy_qp(&mut self, qp: QpNumber) {
+        self.destroy(qp);
+    }
+
+    fn post_recv(&mut self, wrs: &[RecvWr]) -> Result<(), NicError> {
+        self.post_recvs(wrs)
+    }
+
+    fn post_send(&mut self, qp: QpNumber, wrs: &[SendWr]) -> Result<(), NicError> {
+        self.post_sends(qp, wrs)
+    }
+
+    fn post_flush(&mut self, last: Sge, wr_id: u64) -> Result<Flush, NicError> {
+        self.flush(last, wr_id)
+    }
+
+    fn poll(&mut self, now: Instant, out: &mut Completions) {
+        // Reports first: what they say of a queue pair's last completion counts
+        // for what is polled after them.
+        self.read_reports(now);
+        let emptied = self.poll_into(now, out);
+        self.keep_house(now, emptied);
+    }
+
+    fn event(&mut self) -> Option<NicEvent> {
+        self.events.pop_front()
+    }
+
+    /// Bell and channel are emptied, then the queue is armed, then it is looked
+    /// at: what comes between two of these steps is seen by a later one.
+    fn arm(&mut self, now: Instant) -> bool {
+        self.adapter.shared.parts[self.part].silence();
+        self.read_reports(now);
+        if self.wcs.is_empty() {
+            let armed = self.cq.drain_events().and_then(|()| self.cq.arm());
+            if armed.and_then(|()| self.cq.poll(&mut self.wcs)).is_err() {
+                self.set_gone();
+            }
+            let emptied = self.wcs.is_empty();
+            self.keep_house(now, emptied);
+        }
+        self.wcs.is_empty() && self.made_up.is_empty() && self.events.is_empty()
+    }
+
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let draining = self.draining.iter();
+        draining
+            .filter_map(|qp| self.pairs.get(qp)?.drained_by())
+            .chain(self.flusher.deadline())
+            .chain(self.retry_at)
+            .min()
+    }
+}

@@ -1,0 +1,241 @@
+//! What goes out: lists of sends, receives, and the flush.
+
+use super::{Held, VerbsNic, held_by_key};
+use crate::nic::{
+    Completion, Flush, NicError, NicEvent, QpNumber, RecvWr, RemoteMemory, SendOp, SendWr, Sge,
+    WcOp, WcStatus,
+};
+use crate::verbs::ffi::{
+    Device, INLINE_BYTES, LIST_LEN, Qp, SEND_SGES, SendData, SendOpcode, Srq, Verbs,
+};
+use crate::verbs::flusher::Flushing;
+use crate::verbs::send_queue::Keys;
+use crate::verbs::tag::tag;
+
+const TAKEN_BITS: NicError = NicError::Malformed("its number has bits that are the adapter's");
+
+impl<V: Verbs> VerbsNic<V> {
+    pub(super) fn post_sends(&mut self, qp: QpNumber, wrs: &[SendWr]) -> Result<(), NicError> {
+        let caps = &self.adapter.shared.caps;
+        let pair = self.pairs.get_mut(&qp.0).ok_or(NicError::NoSuchQp(qp))?;
+        let Some(queue_pair) = pair.usable() else {
+            return Err(NicError::State(qp));
+        };
+        if wrs.len() > pair.sq.room() {
+            return Err(NicError::Full);
+        }
+        for wr in wrs {
+            check(wr, caps.max_sge, caps.max_message)?;
+        }
+        let mut done = 0;
+        for part in wrs.chunks(LIST_LEN) {
+            self.sends.clear();
+            for wr in part {
+                let (op, opcode) = opcode(wr.op, caps.send_invalidate);
+                let wr_id = tag(op, wr.wr_id).ok_or(TAKEN_BITS)?;
+                let mut bytes = [0; INLINE_BYTES];
+                let inline = match op {
+                    WcOp::Send => inline(&self.held, wr, queue_pair.max_inline(), &mut bytes),
+                    _ => None,
+                };
+                let data = match inline {
+                    Some(len) => {
+                        self.counters.inlined += 1;
+                        SendData::Inline(&bytes[..len])
+                    }
+                    None => SendData::Pieces(&wr.sges),
+                };
+                // Checked above, and a chunk fits the list.
+                if !self.sends.push(wr_id, opcode, wr.signaled, data) {
+                    return Err(NicError::Malformed("it has too many pieces"));
+                }
+                pair.sq.push(wr_id, keys(wr), wr.signaled);
+            }
+            self.counters.doorbells += 1;
+            if let Err(failure) = queue_pair.post(&mut self.sends) {
+                let posted = failure.posted.min(part.len());
+                pair.sq.unpush(part.len() - posted);
+                done += posted;
+                if done == 0 {
+                    return Err(self.refusal("ibv_post_send", failure.errno));
+                }
+                self.cut_short(qp, &wrs[done..], failure.errno);
+                return Ok(());
+            }
+            done += part.len();
+        }
+        Ok(())
+    }
+
+    /// The adapter took the front of a list and not the rest, which only a
+    /// broken one does. What it took it may have carried out, so the list cannot
+    /// be taken back: the rest comes back as if flushed, and the queue pair goes.
+    fn cut_short(&mut self, qp: QpNumber, rest: &[SendWr], errno: i32) {
+        tracing::error!(adapter = %self.adapter.shared.name, ?qp, errno, "the adapter took a part of a list of work requests only");
+        self.made_up.extend(rest.iter().map(|wr| Completion {
+            wr_id: wr.wr_id,
+            qp,
+            status: WcStatus::Flushed,
+            op: opcode(wr.op, true).0,
+            len: 0,
+            invalidated: None,
+        }));
+        self.events.push_back(NicEvent::Failed(qp));
+        // It is there: a list was posted to it just now.
+        let _ = self.error(qp);
+    }
+
+    fn refusal(&self, what: &str, errno: i32) -> NicError {
+        let error = std::io::Error::from_raw_os_error(errno);
+        match errno {
+            libc::ENOMEM => NicError::Full,
+            libc::ENODEV | libc::EIO => NicError::Gone,
+            _ => NicError::Refused(format!("{}: {what}: {error}", self.adapter.shared.name)),
+        }
+    }
+
+    pub(super) fn post_recvs(&mut self, wrs: &[RecvWr]) -> Result<(), NicError> {
+        let limit = self.adapter.shared.caps.max_srq_wr;
+        if wrs.len() > limit.saturating_sub(self.srq_posted) as usize {
+            return Err(NicError::Full);
+        }
+        if wrs.iter().any(|wr| tag(WcOp::Recv, wr.wr_id).is_none()) {
+            return Err(TAKEN_BITS);
+        }
+        let mut done = 0;
+        for part in wrs.chunks(LIST_LEN) {
+            self.recvs.clear();
+            for wr in part {
+                let wr_id = tag(WcOp::Recv, wr.wr_id).ok_or(TAKEN_BITS)?;
+                if !self.recvs.push(wr_id, wr.sge) {
+                    return Err(NicError::Full);
+                }
+            }
+            if let Err(failure) = self.srq.post(&mut self.recvs) {
+                done += failure.posted.min(part.len());
+                self.srq_posted += done as u32;
+                if done > 0 {
+                    tracing::error!(adapter = %self.adapter.shared.name, taken = done, of = wrs.len(), "the adapter took a part of a list of receives only");
+                    self.set_gone();
+                }
+                return Err(self.refusal("ibv_post_srq_recv", failure.errno));
+            }
+            done += part.len();
+        }
+        self.srq_posted += done as u32;
+        Ok(())
+    }
+
+    /// Reads the last byte back.
+    pub(super) fn flush(&mut self, last: Sge, wr_id: u64) -> Result<Flush, NicError> {
+        let tagged = tag(WcOp::Flush, wr_id).ok_or(TAKEN_BITS)?;
+        let held = held_by_key(&self.held, last.lkey)
+            .ok_or(NicError::Malformed("no registration has its key"))?;
+        let memory = &held.memory;
+        let end = last.addr.checked_add(u64::from(last.len));
+        let inside = last.len > 0
+            && last.addr >= memory.base
+            && end.is_some_and(|end| end <= memory.base + memory.len);
+        if !inside {
+            return Err(NicError::Malformed("it lies outside its registration"));
+        }
+        if held.revoked {
+            return Err(NicError::Malformed("its region was taken away"));
+        }
+        if self.gone {
+            return Err(NicError::Gone);
+        }
+        if self.flusher.is_full() {
+            return Err(NicError::Full);
+        }
+        let Some(qp) = self.flusher.ready() else {
+            let number = self.flusher.number().unwrap_or_default();
+            return Err(NicError::State(QpNumber(number)));
+        };
+        let byte = RemoteMemory {
+            addr: last.addr + u64::from(last.len) - 1,
+            rkey: memory.rkey,
+        };
+        let scratch = [self.adapter.shared.scratch.sge()];
+        self.sends.clear();
+        let pieces = SendData::Pieces(&scratch);
+        if !self
+            .sends
+            .push(tagged, SendOpcode::Read(byte), true, pieces)
+        {
+            return Err(NicError::Full);
+        }
+        self.counters.doorbells += 1;
+        match qp.post(&mut self.sends) {
+            Ok(()) => {
+                self.flusher.posted(Flushing {
+                    wr_id,
+                    lkey: last.lkey,
+                });
+                Ok(Flush::Pending)
+            }
+            Err(failure) => Err(self.refusal("ibv_post_send", failure.errno)),
+        }
+    }
+}
+
+fn check(wr: &SendWr, max_sge: usize, max_message: u32) -> Result<(), NicError> {
+    if tag(WcOp::Send, wr.wr_id).is_none() {
+        return Err(TAKEN_BITS);
+    }
+    if wr.sges.len() > max_sge {
+        return Err(NicError::Malformed("it has too many pieces"));
+    }
+    let bytes: u64 = wr.sges.iter().map(|sge| u64::from(sge.len)).sum();
+    if bytes > u64::from(max_message) {
+        return Err(NicError::Malformed("it has too many bytes"));
+    }
+    Ok(())
+}
+
+fn opcode(op: SendOp, send_invalidate: bool) -> (WcOp, SendOpcode) {
+    match op {
+        SendOp::SendInvalidate { rkey } if send_invalidate => {
+            (WcOp::Send, SendOpcode::SendInvalidate(rkey))
+        }
+        SendOp::Send | SendOp::SendInvalidate { .. } => (WcOp::Send, SendOpcode::Send),
+        SendOp::Write(remote) => (WcOp::Write, SendOpcode::Write(remote)),
+        SendOp::Read(remote) => (WcOp::Read, SendOpcode::Read(remote)),
+    }
+}
+
+fn keys(wr: &SendWr) -> Keys {
+    let mut keys = [0; SEND_SGES];
+    for (key, sge) in keys.iter_mut().zip(&wr.sges) {
+        *key = sge.lkey;
+    }
+    keys
+}
+
+/// Copies a small message out of host memory, so that the adapter needs not
+/// fetch it. `None` when it is too large, or memory of a device, which the CPU
+/// must not touch; the adapter judges keys that are unknown here.
+fn inline<D: Device>(
+    held: &[Held<D>],
+    wr: &SendWr,
+    max_inline: u32,
+    into: &mut [u8; INLINE_BYTES],
+) -> Option<usize> {
+    let bytes: u64 = wr.sges.iter().map(|sge| u64::from(sge.len)).sum();
+    if bytes > u64::from(max_inline).min(INLINE_BYTES as u64) {
+        return None;
+    }
+    let mut len = 0;
+    for sge in &wr.sges {
+        let held = held_by_key(held, sge.lkey)?;
+        let region = &held.registration.region;
+        if region.is_peer() {
+            return None;
+        }
+        let offset = sge.addr.checked_sub(held.memory.base)?;
+        let to = into.get_mut(len..len + sge.len as usize)?;
+        region.view().read(usize::try_from(offset).ok()?, to).ok()?;
+        len += to.len();
+    }
+    Some(len)
+}
