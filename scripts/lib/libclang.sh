@@ -3,9 +3,9 @@
 # The libclang that rdma-sys is built with: what fits, where to look, how to fetch one, and the link to it.
 #
 # The build script of rdma-sys reads the C headers of rdma-core with bindgen 0.59, by libclang. From 16 on, libclang
-# gives C types without a name one in words ("union (unnamed at ...)"), and bindgen 0.59 panics on it; left alone it
+# gives C types without a name one in words ("union (anonymous at ...)"), and bindgen 0.59 panics on it; left alone it
 # takes the newest libclang of the machine. So .cargo/config.toml points it to the folder libclang/ beside this file,
-# which holds nothing but a link to one that fits. `make libclang-matrix` shows that what is said here is so.
+# where set-up links one that fits. `make libclang-matrix` shows that what is said here is so.
 #
 # Whoever joins this in sets `scratch`, a folder that is thrown away, and `log`, and has lib/say.sh of the lab.
 
@@ -41,12 +41,17 @@ libclang_fits() {
     [[ " ${libclang_majors[*]} " == *" ${1%%.*} "* ]]
 }
 
-# libclang_choose FILE...: sets `libclang` to the first that fits, and `libclang_seen` to what was passed over, in words.
+# libclang_choose FILE...: sets `libclang` to the first that fits, and `libclang_seen` to what was passed over, in
+# words.
 libclang_choose() {
-    local file version
+    local file version real
+    local -A asked=()
     libclang='' libclang_seen=''
     for file in "$@"; do
-        [[ -e $file ]] || continue
+        # One library often has several names.
+        real=$(realpath -e "$file" 2>/dev/null) || continue
+        [[ -z ${asked[$real]-} ]] || continue
+        asked[$real]=1
         version=$(libclang_version "$file") || version='of no version that it tells'
         if libclang_fits "$version"; then
             libclang=$file
@@ -71,7 +76,8 @@ libclang_in() {
 }
 
 libclang_wheel_place() {
-    printf '%s\n' "${SIDELANE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidelane}/libclang/$libclang_wheel_version-$(uname -m)"
+    local cache=${SIDELANE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidelane}
+    printf '%s\n' "$cache/libclang/$libclang_wheel_version-$(uname -m)"
 }
 
 # libclang_installed: every libclang of this machine, one a line: somebody's own and the one in use first.
@@ -86,11 +92,12 @@ libclang_installed() {
     printf '%s\n' "$(libclang_wheel_place)/libclang.so"
 }
 
-# libclang_link FILE: the link that bindgen follows. By rename, for a build may be looking.
+# libclang_link FILE: the link that bindgen follows. By rename, for a build may be looking, and under no name that it
+# would take for a library until then.
 libclang_link() {
     [[ $(readlink "$libclang_folder/libclang.so" || true) != "$1" ]] || return 0
-    ln -s "$1" "$libclang_folder/libclang.so.$$"
-    mv -T "$libclang_folder/libclang.so.$$" "$libclang_folder/libclang.so"
+    ln -s "$1" "$libclang_folder/.link.$$"
+    mv -T "$libclang_folder/.link.$$" "$libclang_folder/libclang.so"
     say "rdma-sys is built with $1, libclang $(libclang_version "$1")"
 }
 
@@ -128,8 +135,8 @@ libclang_fetch_wheel() {
         --requirement "$work/requirements" &&
         python3 -m zipfile -e "$work"/libclang-*.whl "$work/wheel" &&
         mkdir "$work/whole" &&
-        mv "$work"/wheel/libclang-*.data/platlib/clang/native/libclang.so "$work"/wheel/libclang-*.dist-info/LICENSE.TXT \
-            "$work/whole"; then
+        mv "$work"/wheel/libclang-*.data/platlib/clang/native/libclang.so \
+            "$work"/wheel/libclang-*.dist-info/LICENSE.TXT "$work/whole"; then
         # Whoever was faster put the same there.
         mv -T "$work/whole" "$place" 2>/dev/null || true
     fi
