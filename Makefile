@@ -86,6 +86,18 @@ bench: | $(LIBCLANG) ## What a command costs: a table, and .build/bench.json
 	@$(STEP) "benchmarks" cargo bench --quiet --locked --package sidelane-tests --bench sidelane -- \
 		--json $(CURDIR)/.build/bench.json
 
+# Rounds of `make bench-lab`, milliseconds of a run, and names of targets and backends; all of those when empty.
+PAIRS ?= 5
+RUN_MS ?= 1500
+TARGETS ?=
+BACKENDS ?=
+
+.PHONY: bench-lab
+bench-lab: setup-test release lab-image ## Sidelane beside the kernel's target, in the lab: table, plot, figures; 20 min
+	@$(STEP) "targets side by side" cargo run --quiet --locked --package sidelane-tests --example bench_lab -- \
+		--out $(CURDIR)/.build/bench-lab --publish $(CURDIR) --pairs $(PAIRS) --run-ms $(RUN_MS) \
+		--targets "$(TARGETS)" --backends "$(BACKENDS)"
+
 .PHONY: fuzz
 fuzz: | $(LIBCLANG) ## Feed the parsers and state machines what nobody should send, FUZZ_SECONDS (20) each
 	@$(STEP) "fuzzer" tests/fuzz/run
