@@ -1,6 +1,6 @@
 //! The calls of librdmacm that a passive side needs, as a trait: the library
-//! stands behind it ([`Librdmacm`](crate::verbs::ffi::cm::Librdmacm)), and in
-//! tests a double, so that the state machine is tested without a kernel.
+//! stands behind it (`Librdmacm` in `ffi`), and in tests a double, so that the
+//! state machine is tested without a kernel.
 //!
 //! Events come acknowledged, and identifiers are numbers: so there is no order of
 //! calls that could harm more than a connection.

@@ -1,4 +1,4 @@
-//! librdmacm: what stands behind [`CmCalls`] in earnest.
+//! librdmacm: what stands behind `CmCalls` in earnest.
 //!
 //! Rules of the library that this module keeps, so that no caller can break
 //! them (`man rdma_cm`, and librdmacm's `cma.c`):

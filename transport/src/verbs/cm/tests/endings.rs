@@ -36,9 +36,9 @@ fn an_end_that_we_ask_for_is_told_when_the_peer_confirms() {
     assert_eq!(pair.kernel.said(), ["disconnect"]);
     assert_eq!(pair.poll(), []);
     assert_eq!(pair.tell(id, CallKind::Disconnected, 0), ended(id));
+    assert_eq!(pair.cm.deadline(), None);
     assert_eq!(pair.pass(2 * CLOSING_TIME), []);
     assert_eq!(pair.cm.counters().unconfirmed, 0);
-    assert_eq!(pair.cm.deadline(), None);
 }
 
 #[test]
