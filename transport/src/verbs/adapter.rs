@@ -415,3 +415,6 @@ impl Fit {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

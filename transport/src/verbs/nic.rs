@@ -340,3 +340,6 @@ impl<V: Verbs> Nic for VerbsNic<V> {
             .min()
     }
 }
+
+#[cfg(test)]
+mod tests;
