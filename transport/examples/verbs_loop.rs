@@ -83,7 +83,7 @@ mod with_verbs {
         println!("  {qp:?} is connected to {}", host.qp.number());
 
         for size in SIZES {
-            fill(&host.memory, size, 3);
+            fill(&host.memory, size, 3)?;
             let read = wr(1, SendOp::Read(host.remote()), &memory, size);
             nic.post_send(qp, &[read])?;
             expect(nic, WcOp::Read, 1)?;
@@ -98,13 +98,13 @@ mod with_verbs {
                 expect(nic, WcOp::Flush, 9)?;
             }
 
-            fill(region.view(), size, 5);
+            fill(region.view(), size, 5)?;
             let write = wr(2, SendOp::Write(host.remote()), &memory, size);
             nic.post_send(qp, &[write])?;
             expect(nic, WcOp::Write, 2)?;
             compare(&host.memory, size, 5)?;
 
-            fill(region.view(), size, 7);
+            fill(region.view(), size, 7)?;
             host.receive(size)?;
             nic.post_send(qp, &[wr(3, SendOp::Send, &memory, size)])?;
             expect(nic, WcOp::Send, 3)?;
@@ -127,7 +127,7 @@ mod with_verbs {
             wr_id: 77,
             sge: recv,
         }])?;
-        fill(&host.memory, 64, 11);
+        fill(&host.memory, 64, 11)?;
         host.send(64)?;
         let got = expect(nic, WcOp::Recv, 77)?;
         compare(region.view(), got.len as usize, 11)?;
@@ -183,9 +183,9 @@ mod with_verbs {
         }
     }
 
-    fn fill(view: &MemView, len: usize, seed: usize) {
+    fn fill(view: &MemView, len: usize, seed: usize) -> Outcome<()> {
         let bytes: Vec<u8> = (0..len).map(|at| (at * seed + seed) as u8).collect();
-        view.write(0, &bytes).expect("it lies inside");
+        Ok(view.write(0, &bytes)?)
     }
 
     fn compare(view: &MemView, len: usize, seed: usize) -> Outcome<()> {

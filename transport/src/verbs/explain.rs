@@ -37,7 +37,7 @@ impl Refusal {
 pub struct MemoryLock {
     /// `RLIMIT_MEMLOCK`; `None` for no limit.
     pub limit: Option<u64>,
-    /// Locked or pinned already; `None` when the system does not say.
+    /// Pinned already; `None` when the system does not say.
     pub used: Option<u64>,
 }
 
@@ -48,14 +48,16 @@ impl MemoryLock {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-            Some(kibibytes * 1024)
+            line.split_whitespace().next()
         };
+        /// `CAP_IPC_LOCK` (linux/capability.h): no limit for who has it.
+        const IPC_LOCK: u64 = 1 << 14;
+        let capabilities = field("CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let unlimited = capabilities.is_some_and(|has| has & IPC_LOCK != 0);
         Self {
-            limit: limit.current,
-            used: field("VmLck:")
-                .zip(field("VmPin:"))
-                .map(|(locked, pinned)| locked + pinned),
+            limit: limit.current.filter(|_| !unlimited),
+            // What registrations count as: pinned, not locked.
+            used: field("VmPin:").and_then(|kib| Some(kib.parse::<u64>().ok()? * 1024)),
         }
     }
 
@@ -141,6 +143,10 @@ pub fn refused(
                 Some(limit) => format!("{limit}; other programs may hold some of it"),
                 None => "see the kernel's log (dmesg) for the driver's reason".to_owned(),
             },
+        ),
+        Some(libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) => Refusal::new(
+            format!("{what}: no way to the peer was found ({error})"),
+            "check address, route and link between the two (ip route get, ip neigh)",
         ),
         Some(libc::ENODEV | libc::EIO) => Refusal::new(
             format!("{what}: the adapter is gone or does not answer ({error})"),

@@ -26,7 +26,7 @@ use super::explain::{MemoryLock, Refusal, refused};
 use super::ffi::{Cq, Device, RdmaCore, RecvList, SendList, Verbs, WcBuffer};
 use super::flusher::{self, FLUSH_DEPTH, Flusher};
 use super::registration::Registration;
-use super::worker::{Job, Report};
+use super::worker::{Job, Report, STOP_LIMIT};
 use crate::nic::{
     Access, Completion, Completions, Flush, MemoryRegion, Nic, NicCaps, NicError, NicEvent,
     QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge,
@@ -223,6 +223,7 @@ impl<V: Verbs> Drop for VerbsNic<V> {
     /// What is left is given back in the order that it depends on each other:
     /// queue pairs first, registrations after them.
     fn drop(&mut self) {
+        let until = Instant::now() + STOP_LIMIT;
         let left: Vec<Arc<QpOf<V>>> = self
             .pairs
             .values_mut()
@@ -231,15 +232,15 @@ impl<V: Verbs> Drop for VerbsNic<V> {
             .collect();
         for qp in left {
             let part = self.part;
-            self.submit_at_end(Job::Destroy { part, qp });
+            self.submit_at_end(Job::Destroy { part, qp }, until);
         }
         while let Some(job) = self.deferred.pop_front() {
-            self.submit_at_end(job);
+            self.submit_at_end(job, until);
         }
         let keys: Vec<u32> = self.held.drain(..).map(|held| held.memory.lkey).collect();
         for lkey in keys {
             if let Some(memory) = self.adapter.release(lkey) {
-                self.submit_at_end(Job::Deregister { _memory: memory });
+                self.submit_at_end(Job::Deregister { _memory: memory }, until);
             }
         }
     }

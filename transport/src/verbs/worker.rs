@@ -28,7 +28,7 @@ use crate::nic::{NicError, QpAttrs};
 pub(super) const QUEUE: usize = 256;
 
 /// How long the threads of a device may take to end.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Something for the worker of a device to do, for one of its parts.
 pub(super) enum Job<D: Device> {

@@ -195,7 +195,8 @@ fn a_refusal_to_register_says_whose_it_is() {
 #[test]
 fn a_small_device_is_used_for_less_or_not_at_all() {
     type Shrink = fn(&mut Limits);
-    let cases: [(Shrink, Result<(u32, u32, u32), &str>); 8] = [
+    type Caps = (u32, u32, u32);
+    let cases: [(Shrink, Result<Caps, &str>); 8] = [
         (|_| {}, Ok((160, 32, 4))),
         (|limits| limits.max_qp_wr = 100, Ok((100, 32, 4))),
         (|limits| limits.max_srq_wr = 16, Ok((160, 16, 4))),

@@ -15,9 +15,9 @@ use rustix::event::{PollFd, PollFlags};
 use sidelane_p2p::{DmaBuf, MemView, PciAddress};
 use sys::{ibv_device_cap_flags, ibv_transport_type};
 
+use super::attrs::{access_flags, mtu_bytes};
 use super::objects::{
-    CoreCq, CoreMr, CoreQp, CoreSrq, RawAsyncEvent, access_flags, destroyed, made, mtu_bytes,
-    nonblocking, status,
+    CoreCq, CoreMr, CoreQp, CoreSrq, RawAsyncEvent, destroyed, made, nonblocking, status,
 };
 use super::types::{AsyncEvent, GidEntry, Limits, LinkLayer, MrAccess, Port, QpShape, Unopened};
 use super::{Device, SEND_SGES, Verbs, sysfs};

@@ -399,7 +399,7 @@ pub struct Wc {
 
 /// Completions, taken from the adapter in one call and looked at one by one.
 pub struct WcBuffer {
-    wcs: Box<[sys::ibv_wc; MAX_COMPLETIONS]>,
+    wcs: Box<[sys::ibv_wc]>,
     next: usize,
     end: usize,
 }
@@ -414,9 +414,9 @@ impl WcBuffer {
     /// An empty buffer.
     pub fn new() -> Self {
         // SAFETY: all fields are integers, for which zero is a value.
-        let wcs = unsafe { Box::new_zeroed().assume_init() };
+        let wc = || unsafe { MaybeUninit::<sys::ibv_wc>::zeroed().assume_init() };
         Self {
-            wcs,
+            wcs: (0..MAX_COMPLETIONS).map(|_| wc()).collect(),
             next: 0,
             end: 0,
         }
@@ -442,6 +442,8 @@ impl WcBuffer {
     pub fn pop(&mut self) -> Option<Wc> {
         let wc = self.wcs[..self.end].get(self.next)?;
         self.next += 1;
+        // SAFETY: both members of the union are integers of the same size.
+        let key = unsafe { wc.imm_data_invalidated_rkey_union.invalidated_rkey };
         let invalidated = wc.status == sys::ibv_wc_status::IBV_WC_SUCCESS
             && wc.wc_flags & ibv_wc_flags::IBV_WC_WITH_INV.0 != 0;
         Some(Wc {
@@ -450,11 +452,7 @@ impl WcBuffer {
             vendor_error: wc.vendor_err,
             qp: wc.qp_num,
             len: wc.byte_len,
-            invalidated: invalidated.then(|| {
-                // SAFETY: the flag says that the union holds the key, and both of
-                // its members are plain integers of the same size.
-                unsafe { wc.imm_data_invalidated_rkey_union.invalidated_rkey }
-            }),
+            invalidated: invalidated.then_some(key),
         })
     }
 
@@ -480,7 +478,7 @@ impl WcBuffer {
     }
 
     /// The array for the adapter to fill, from its start: for an empty buffer.
-    pub(super) fn fill(&mut self) -> &mut [sys::ibv_wc; MAX_COMPLETIONS] {
+    pub(super) fn fill(&mut self) -> &mut [sys::ibv_wc] {
         self.next = 0;
         self.end = 0;
         &mut self.wcs

@@ -11,6 +11,7 @@
 //! sent inline is copied into the list first, so no address is ever followed by
 //! the CPU.
 
+mod attrs;
 pub mod cm;
 mod device;
 mod layout;

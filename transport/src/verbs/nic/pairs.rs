@@ -40,9 +40,10 @@ pub(super) struct Pair<D: Device> {
 }
 
 impl<D: Device> Pair<D> {
-    /// The queue pair, for posting.
-    pub fn usable(&self) -> Option<Arc<D::Qp>> {
-        self.qp.as_ref().filter(|_| !self.ending).cloned()
+    /// The queue pair and what is outstanding in it, for posting.
+    pub fn usable(&mut self) -> Option<(&D::Qp, &mut SendQueue)> {
+        let qp = self.qp.as_deref().filter(|_| !self.ending)?;
+        Some((qp, &mut self.sq))
     }
 
     pub fn is_ending(&self) -> bool {
@@ -149,11 +150,24 @@ impl<V: Verbs> VerbsNic<V> {
         self.retry_at = None;
     }
 
-    /// Gives the worker a job at the end, when waiting is allowed.
-    pub(super) fn submit_at_end(&mut self, job: Job<V::Device>) {
-        if let Some(jobs) = &self.jobs {
-            // Without a worker the job is dropped, and what it holds with it.
-            let _ = jobs.send(job);
+    /// Gives the worker a job at the end, when waiting is allowed, but not for
+    /// ever: what a device that stalls has is left as it is.
+    pub(super) fn submit_at_end(&mut self, mut job: Job<V::Device>, until: Instant) {
+        let Some(jobs) = &self.jobs else {
+            return;
+        };
+        loop {
+            job = match jobs.try_send(job) {
+                Err(TrySendError::Full(job)) => job,
+                // Without a worker the job is dropped, and what it holds with it.
+                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+            };
+            if Instant::now() >= until {
+                // Dropping it here would wait for the device as well.
+                std::mem::forget(job);
+                return;
+            }
+            std::thread::sleep(RETRY);
         }
     }
 

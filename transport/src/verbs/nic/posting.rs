@@ -18,10 +18,8 @@ impl<V: Verbs> VerbsNic<V> {
     pub(super) fn post_sends(&mut self, qp: QpNumber, wrs: &[SendWr]) -> Result<(), NicError> {
         let caps = &self.adapter.shared.caps;
         let pair = self.pairs.get_mut(&qp.0).ok_or(NicError::NoSuchQp(qp))?;
-        let Some(queue_pair) = pair.usable() else {
-            return Err(NicError::State(qp));
-        };
-        if wrs.len() > pair.sq.room() {
+        let (queue_pair, outstanding) = pair.usable().ok_or(NicError::State(qp))?;
+        if wrs.len() > outstanding.room() {
             return Err(NicError::Full);
         }
         for wr in wrs {
@@ -49,12 +47,12 @@ impl<V: Verbs> VerbsNic<V> {
                 if !self.sends.push(wr_id, opcode, wr.signaled, data) {
                     return Err(NicError::Malformed("it has too many pieces"));
                 }
-                pair.sq.push(wr_id, keys(wr), wr.signaled);
+                outstanding.push(wr_id, keys(wr), wr.signaled);
             }
             self.counters.doorbells += 1;
             if let Err(failure) = queue_pair.post(&mut self.sends) {
                 let posted = failure.posted.min(part.len());
-                pair.sq.unpush(part.len() - posted);
+                outstanding.unpush(part.len() - posted);
                 done += posted;
                 if done == 0 {
                     return Err(self.refusal("ibv_post_send", failure.errno));
