@@ -1,5 +1,6 @@
 # Shared by the scenarios, which run in the lab's guest with the test's folder as /share.
 # Each step prints one line, "ok - NAME" or "not ok - NAME", and what a step printed is in /share/log/NAME.
+# NIC says what the target stands on: soft (its own RoCEv2, over UDP) or verbs (the kernel's rxe1).
 # shellcheck shell=bash disable=SC2034
 
 
@@ -7,7 +8,16 @@ share=/share
 log=$share/log
 config=$share/sidelane.toml
 control=/run/sidelane.sock
+nic=${NIC:-soft}
 address=192.168.77.2
+port=4420
+own=nqn.2026-11.io.sidelane:own
+other=nqn.2026-11.io.sidelane:other
+# A second host: to a target, a host is who it says it is. The first must say so too: without, nvme-cli takes the name
+# of whichever host it finds connected.
+second_id=22222222-2222-3333-4444-555555555555
+second_nqn=nqn.2014-08.org.nvmexpress:uuid:$second_id
+second=(--hostnqn "$second_nqn" --hostid "$second_id")
 failed=0
 mkdir -p "$log"
 
@@ -24,13 +34,43 @@ step() {
     fi
 }
 
+# give_up NAME: a step without which nothing after it means anything.
+give_up() {
+    echo "not ok - $1"
+    tail -n 25 "$log/target" | sed 's/^/#   /'
+    exit 1
+}
+
+# within SECONDS COMMAND...: again and again, until it succeeds.
+within() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < end)) || return 1
+        sleep 0.2
+    done
+}
+
+# Both network sides, and the SSDs for the target.
+machine() {
+    lab-net "$nic" >"$log/net" 2>&1 || { cat "$log/net"; exit 1; }
+    lab-ssd bind cmb0 cmb1 >"$log/bind" || exit 1
+}
+
+# configure [ARGUMENT...]: the lab's configuration (with the arguments of lab-config) on this NIC, with two reactors,
+# for two hosts.
+configure() {
+    lab-config "$@" | sed "s/^nic = .*/nic = \"$nic\"/; s/^cores = .*/cores = [1, 2]/
+        s/^hosts = \\[\\(.*\\)\\]/hosts = [\\1, \"$second_nqn\"]/" >"$config"
+}
+
 # target_start [ARGUMENT...]: the target in namespace tgt; returns when it listens.
 target_start() {
-    ip netns exec tgt sidelane --log info serve --config "$config" "$@" >"$log/target" 2>&1 &
+    ip netns exec tgt sidelane --log info serve --config "$config" "$@" >>"$log/target" 2>&1 &
     target=$!
     local tries
     for tries in $(seq 1 150); do
-        [[ -S $control ]] && return 0
+        [[ -S $control ]] && sidelane stats --control "$control" >/dev/null 2>&1 && return 0
         kill -0 "$target" 2>/dev/null || break
         sleep 0.2
     done
@@ -42,14 +82,28 @@ target_start() {
 # target_stop: asks it to end, and waits; its exit status is the function's.
 target_stop() {
     kill -TERM "$target"
+    # Without a bound: `wait` knows none, and a target that hangs ends with the run.
     wait "$target"
 }
 
-# attach NQN [ARGUMENT...]: connects and waits for the disk; prints it.
+# stats NAME: the target's counts, for whoever looks at them afterwards.
+stats() { sidelane stats --json --control "$control" >"$share/stats-$1.json"; }
+
+# idle_with CONNECTIONS: no payload buffer in use, no response slot lost, one connection for each queue of the hosts.
+idle_with() {
+    sidelane stats --json --control "$control" >/tmp/stats.json || return
+    jq -c '{pools: [.pools[].in_use_bytes], reactors: [.reactors[] | {connections, unspent_permits}], controllers}' \
+        /tmp/stats.json
+    jq -e --argjson connections "$1" 'all(.pools[]; .in_use_bytes == 0) and all(.reactors[]; .unspent_permits == 0)
+        and ([.reactors[].connections] | add) == $connections' /tmp/stats.json >/dev/null
+}
+
+# attach NQN [ARGUMENT...]: connects, as the first host unless told otherwise, and waits for the disk; prints it.
 attach() {
     local nqn=$1 disk tries
     shift
-    nvme connect -t rdma -a "$address" -s 4420 -n "$nqn" "$@" >/dev/null || return
+    timeout 60 nvme connect -t rdma -a "$address" -s "$port" -n "$nqn" \
+        --hostnqn "$(</etc/nvme/hostnqn)" --hostid "$(</etc/nvme/hostid)" "$@" >/dev/null || return
     for tries in $(seq 1 100); do
         disk=$(disk_of "$nqn") && [[ -b $disk ]] && echo "$disk" && return 0
         sleep 0.1
@@ -57,6 +111,9 @@ attach() {
     echo "no disk of $nqn after $tries tries" >&2
     return 1
 }
+
+# detach NQN: disconnects. Not while udev still looks at a disk that was just closed: what it asks would fail.
+detach() { udevadm settle && timeout 60 nvme disconnect -n "$1"; }
 
 # disk_of NQN: the block device of a connected subsystem's first namespace.
 disk_of() {
@@ -70,13 +127,61 @@ disk_of() {
     return 1
 }
 
-# controller_of NQN: the character device of a connected subsystem's controller.
+# controller_of NQN [HOST]: the character device of a connected subsystem's controller.
 controller_of() {
     local controller
     for controller in /sys/class/nvme/nvme*; do
-        [[ $(<"$controller/subsysnqn") == "$1" && $(<"$controller/transport") == rdma ]] &&
+        [[ $(<"$controller/subsysnqn") == "$1" && $(<"$controller/transport") == rdma ]] || continue
+        [[ $(<"$controller/hostnqn") == "${2-$(<"$controller/hostnqn")}" ]] &&
             echo "/dev/${controller##*/}" && return 0
     done
+    return 1
+}
+
+# attribute CONTROLLER NAME: what sysfs says of it.
+attribute() { cat "/sys/class/nvme/${1##*/}/$2"; }
+
+# is_live CONTROLLER
+is_live() { [[ $(attribute "$1" state) == live ]]; }
+
+# verify DISK FIO-ARGUMENT...: writes at random with a checksum in each block, and reads it all back.
+verify() {
+    local disk=$1
+    shift
+    timeout 180 fio --name=verify --filename="$disk" --direct=1 --ioengine=libaio --rw=randwrite --verify=crc32c \
+        --do_verify=1 --verify_fatal=1 --randrepeat=1 --group_reporting "$@"
+}
+
+# The storms that blow, by name.
+declare -A storms
+
+# storm NAME DISK [FIO-ARGUMENT...]: verified writes in the background, round after round; returns in the middle of one.
+storm() {
+    local name=$1 disk=$2
+    shift 2
+    rm -f "/tmp/$name".*
+    (
+        while [[ ! -e /tmp/$name.end ]]; do
+            echo >>"/tmp/$name.begun"
+            verify "$disk" --bsrange=4k-128k --size=4m --iodepth=8 --randseed="$(wc -l <"/tmp/$name.begun")" "$@" || exit
+        done
+    ) >"$log/storm-$name" 2>&1 &
+    storms[$name]=$!
+    one_more "$name" && sleep 1
+}
+
+# one_more NAME: a round begins from now on.
+one_more() {
+    local begun
+    begun=$(wc -l 2>/dev/null <"/tmp/$1.begun")
+    within 120 eval "(( \$(wc -l </tmp/$1.begun) > ${begun:-0} ))"
+}
+
+# storm_ends NAME: the current round is the last; all of them must have read what they wrote.
+storm_ends() {
+    touch "/tmp/$1.end"
+    wait "${storms[$1]}" && return
+    tail -n 25 "$log/storm-$1"
     return 1
 }
 
@@ -84,3 +189,6 @@ controller_of() {
 kernel_is_silent() {
     ! dmesg --level=emerg,alert,crit,err,warn | grep -iE 'nvme|rdma|rxe|bogus'
 }
+
+# kernel_is_sound: whatever it says about lost connections, nothing went wrong in the kernel itself.
+kernel_is_sound() { ! dmesg | grep -E 'WARNING:|BUG:|blocked for more|RIP:|rcu.*stall'; }

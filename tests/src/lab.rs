@@ -1,5 +1,7 @@
 //! Runs a scenario in the lab's virtual machine, see `tests/lab/vm --help`.
 
+mod payload;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,6 +9,48 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
+
+pub use self::payload::{Payload, Way};
+
+/// What the target stands on: the same cases are run over both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nic {
+    /// Its own RoCEv2, over a UDP socket.
+    Soft,
+    /// Verbs, on the kernel's rxe.
+    Verbs,
+}
+
+impl Nic {
+    /// As a configuration has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Soft => "soft",
+            Self::Verbs => "verbs",
+        }
+    }
+
+    /// The strictest policy that it can meet in the lab: rxe registers no
+    /// memory of devices, so it cannot have `require`.
+    #[must_use]
+    pub fn policy(self) -> &'static str {
+        match self {
+            Self::Soft => "require",
+            Self::Verbs => "prefer",
+        }
+    }
+
+    /// Where payload goes under that policy.
+    #[must_use]
+    pub fn way(self) -> Way {
+        match self {
+            Self::Soft => Way::Peer,
+            Self::Verbs => Way::Host(&["nic-unsupported"]),
+        }
+    }
+}
 
 /// What a scenario left behind.
 #[derive(Debug)]
@@ -46,6 +90,16 @@ impl Outcome {
         self.share.path().join(name)
     }
 
+    /// The target's counts, as the scenario had them written under this name.
+    ///
+    /// # Errors
+    /// When they are not there, or no JSON.
+    pub fn stats(&self, name: &str) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(
+            &self.text(&format!("stats-{name}.json"))?,
+        )?)
+    }
+
     /// The text of a file that the scenario left.
     ///
     /// # Errors
@@ -56,11 +110,11 @@ impl Outcome {
 }
 
 /// Boots the lab with the scenario's folder shared, runs `tests/scenarios/NAME`
-/// with these variables, and passes its output on as it comes.
+/// for this NIC and with these variables, and passes its output on as it comes.
 ///
 /// # Errors
 /// When the lab does not boot.
-pub fn run(name: &str, topology: &str, variables: &[(&str, &str)]) -> anyhow::Result<Outcome> {
+pub fn run(name: &str, nic: Nic, variables: &[(&str, &str)]) -> anyhow::Result<Outcome> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let share = tempfile::tempdir()?;
     let scenarios = tests.join("scenarios");
@@ -72,13 +126,14 @@ pub fn run(name: &str, topology: &str, variables: &[(&str, &str)]) -> anyhow::Re
         .args([
             "run",
             "--topology",
-            topology,
+            "two-cmb-8",
             "--timeout",
             "1200",
             "--share",
         ])
         .arg(share.path())
         .args(["--", "env"])
+        .arg(format!("NIC={}", nic.name()))
         .args(
             variables
                 .iter()
