@@ -10,7 +10,7 @@ use sidelane_config::{Config, Namespace};
 use sidelane_nvme::model::{ModelBacking, ModelBus, ModelController};
 use sidelane_nvme::{Backing, VfioBacking};
 use sidelane_p2p::provider::{Fitness, PathReason, verdict};
-use sidelane_p2p::topology::Topology;
+use sidelane_p2p::topology::{Route, RoutePath, Topology};
 use sidelane_p2p::vfio::{Container, DeviceWatch, openable};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, ProcessMemory};
 
@@ -202,17 +202,31 @@ impl Devices for ModelDevices {
         Arc::new(self.bus.clone())
     }
 
-    fn verdict(&self, memory: Placement, _clients: &[PciAddress]) -> Fitness {
-        let code = match memory {
-            Placement::Peer { .. } => PathReason::Peer,
-            Placement::Host => PathReason::HostByPolicy,
-        };
+    fn verdict(&self, memory: Placement, clients: &[PciAddress]) -> Fitness {
         let text = "every modelled device reaches all memory of its bus".to_owned();
+        let Placement::Peer { device, .. } = memory else {
+            return Fitness {
+                code: PathReason::HostByPolicy,
+                text,
+                remedy: None,
+                route: None,
+            };
+        };
+        // As behind one switch.
+        let (distance, path) = match clients.iter().all(|client| *client == device) {
+            true => (0, RoutePath::SameDevice),
+            false => (4, RoutePath::ThroughSwitch),
+        };
         Fitness {
-            code,
-            text,
+            code: PathReason::Peer,
+            text: text.clone(),
             remedy: None,
-            route: None,
+            route: Some(Route {
+                distance,
+                path,
+                reason: text,
+                remedy: None,
+            }),
         }
     }
 }

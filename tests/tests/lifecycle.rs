@@ -21,7 +21,7 @@ fn refusal(layout: &Layout, address: IpAddr, control: &std::path::Path) -> anyho
         Err(error) => return Ok(format!("{error:#}")),
     };
     let bus = ModelBus::new();
-    let ssds = ssds(&bus, layout.cmb);
+    let ssds = ssds(&bus, layout.cmbs);
     let start = Instant::now();
     let outcome = Target::start(&config, ModelDevices::new(bus, ssds), Options::default());
     ensure!(start.elapsed() < Duration::from_secs(10), "slow to refuse");
@@ -71,7 +71,7 @@ fn what_another_target_has_is_not_taken_and_the_other_one_does_not_notice() -> a
     ensure!(!control.exists(), "the socket was left behind");
     let config = config(&layout, address, &folder.path().join("socket"))?;
     let bus = ModelBus::new();
-    let ssds = ssds(&bus, true);
+    let ssds = ssds(&bus, 1);
     Target::start(&config, ModelDevices::new(bus, ssds), Options::default())
         .context("the address is free again")?
         .stop()

@@ -44,7 +44,7 @@ provider = "host"
     Bench::start(&Layout {
         cores,
         rest,
-        cmb: true,
+        cmbs: 1,
     })
 }
 

@@ -59,7 +59,9 @@ impl BarOwner for ModelBacking {
             bar,
         };
         let start = cmb.bus_address + range.start as u64;
-        state.dma.bus.map(name, placement, start, view)
+        let region = state.dma.bus.map(name, placement, start, view)?;
+        self.model.lent().push(region.revocation().clone());
+        Ok(region)
     }
 }
 

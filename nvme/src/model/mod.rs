@@ -28,7 +28,7 @@ mod touch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sidelane_p2p::{MemView, OutOfRange, PciAddress};
+use sidelane_p2p::{MemView, OutOfRange, PciAddress, Revocation};
 
 pub use backing::ModelBacking;
 pub use bus::ModelBus;
@@ -49,6 +49,8 @@ struct Shared {
     /// Bus address of BAR 0.
     registers_at: u64,
     state: Mutex<State>,
+    /// Of the regions that were made of its memory.
+    lent: Mutex<Vec<Revocation>>,
 }
 
 impl ModelController {
@@ -75,6 +77,7 @@ impl ModelController {
             bus: bus.clone(),
             registers_at,
             state,
+            lent: Mutex::default(),
         }))
     }
 
@@ -129,6 +132,21 @@ impl ModelController {
             namespace.storage.read(offset, &view, 0, into.len())?;
         }
         view.read(0, into)
+    }
+
+    /// Takes its memory away from all who use it, as a reset or the removal of a
+    /// real one does. They are told before this returns; what they still reach
+    /// is what they should not have touched.
+    pub fn revoke_memory(&self, reason: &str) {
+        // Taken out first: who is told may make regions, or drop some.
+        let lent = std::mem::take(&mut *self.lent());
+        for revocation in lent {
+            revocation.revoke(reason);
+        }
+    }
+
+    fn lent(&self) -> MutexGuard<'_, Vec<Revocation>> {
+        self.0.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No lock is ever held while another model's is taken, and no state is left

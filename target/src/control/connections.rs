@@ -21,7 +21,7 @@ use crate::session::QueueSession;
 use crate::subsystem::{Portal, Target};
 
 /// Entries of an admin queue, whatever the host asks for.
-const ADMIN_DEPTH: u16 = 32;
+pub const ADMIN_DEPTH: u16 = 32;
 
 /// Sets up and ends the connections of all listeners.
 pub struct ConnectionService {

@@ -7,5 +7,5 @@ mod removals;
 mod watched;
 
 pub use api::{ApiSocket, fetch_stats};
-pub use connections::{ConnectionService, ManagerSpec};
+pub use connections::{ADMIN_DEPTH, ConnectionService, ManagerSpec};
 pub use removals::heed;

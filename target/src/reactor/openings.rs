@@ -67,10 +67,10 @@ impl Reactor {
         let slots = slots_for(new.depth);
         self.connections.promise(new.nic, slots);
         let nic = &mut self.ports[new.nic].nic;
-        // Two for each slot keep the reactor from waiting; fewer do.
+        // A read's data and its response, for each command: rarely does one wait.
         let most = nic.caps().max_send_wr;
         let caps = QpCaps {
-            max_send_wr: (2 * slots as u32).max(LEAST_SEND_WR).min(most),
+            max_send_wr: (2 * new.depth as u32).max(LEAST_SEND_WR).min(most),
         };
         let ticket = self.openings.next_ticket;
         self.openings.next_ticket += 1;

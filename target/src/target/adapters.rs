@@ -12,11 +12,11 @@ use sidelane_transport::nic::{self, Nic};
 use sidelane_transport::soft;
 
 use super::SLOTS;
-use crate::control::ManagerSpec;
-use crate::reactor::NicSpec;
+use crate::control::{ADMIN_DEPTH, ManagerSpec};
+use crate::reactor::{MAX_CONNECTIONS, NicSpec};
 
 /// Connections and commands of the data path, before reactors take them.
-pub(super) struct Adapters {
+pub(crate) struct Adapters {
     /// All adapters.
     pub(super) list: Vec<Adapter>,
     /// Who answers for which of them.
@@ -24,8 +24,8 @@ pub(super) struct Adapters {
 }
 
 /// An adapter.
-pub(super) struct Adapter {
-    pub(super) adapter: Arc<dyn nic::Adapter>,
+pub(crate) struct Adapter {
+    pub(crate) adapter: Arc<dyn nic::Adapter>,
     /// The listeners that it serves, by their number in the configuration.
     pub(super) listeners: Vec<usize>,
     /// By reactor, last first.
@@ -48,7 +48,7 @@ impl Adapters {
     ///
     /// # Errors
     /// When an address, a port or an adapter cannot be had, with the remedy.
-    pub(super) fn open(config: &Config, reactors: usize) -> anyhow::Result<Self> {
+    pub(crate) fn open(config: &Config, reactors: usize) -> anyhow::Result<Self> {
         let mut adapters = Self {
             list: Vec::new(),
             managers: Vec::new(),
@@ -96,8 +96,31 @@ impl Adapters {
         listeners: Vec<usize>,
         reactors: usize,
     ) -> anyhow::Result<()> {
-        let _ = (config, listeners, reactors);
-        bail!("verbs is being built")
+        use sidelane_transport::verbs::{self, AdapterSettings};
+
+        let addresses: Vec<_> = listeners
+            .iter()
+            .filter_map(|at| Some(config.listeners.get(*at)?.socket_address()))
+            .collect();
+        let settings = AdapterSettings {
+            reactors,
+            srq_wr: SLOTS as u32,
+            max_connections: MAX_CONNECTIONS as u32,
+            send_wr: 2 * u32::from(config.target.max_queue_entries.max(ADMIN_DEPTH)),
+        };
+        let opened = verbs::open(&addresses, settings)?;
+        let mut adapters = Vec::new();
+        for one in opened.adapters {
+            let serves = one.listeners.iter().filter_map(|at| listeners.get(*at));
+            let serves = serves.copied().collect();
+            adapters.push(self.add(one.adapter, serves, one.parts));
+        }
+        self.managers.push(Manager {
+            manager: Box::new(opened.cm),
+            adapters,
+            listeners,
+        });
+        Ok(())
     }
 
     #[cfg(not(feature = "verbs"))]
@@ -137,19 +160,19 @@ impl Adapters {
     }
 
     /// Adapters that may be used, with their numbers.
-    pub(super) fn in_use(&self) -> impl Iterator<Item = &Adapter> {
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = &Adapter> {
         self.list.iter().filter(|adapter| adapter.refused.is_none())
     }
 
     /// The next reactor's parts, in the order of [`Self::in_use`]. First reactor
     /// first.
-    pub(super) fn next_parts(&mut self) -> Vec<NicSpec> {
+    pub(crate) fn next_parts(&mut self) -> Vec<NicSpec> {
         let in_use = self.list.iter_mut().filter(|it| it.refused.is_none());
         in_use.filter_map(|adapter| adapter.parts.pop()).collect()
     }
 
     /// Why a listener is not served, if it is not: all its adapters are refused.
-    pub(super) fn refusal(&self, listener: usize) -> Option<String> {
+    pub(crate) fn refusal(&self, listener: usize) -> Option<String> {
         let mut serving = self
             .list
             .iter()

@@ -53,8 +53,8 @@ pub struct Layout {
     pub cores: &'static str,
     /// All after the `[target]` and `[[listener]]` sections.
     pub rest: String,
-    /// Whether the first SSD has a memory buffer.
-    pub cmb: bool,
+    /// SSDs that have a memory buffer, from the first.
+    pub cmbs: u8,
 }
 
 impl Default for Layout {
@@ -88,7 +88,7 @@ p2p = "off"
         Self {
             cores: "[0]",
             rest,
-            cmb: true,
+            cmbs: 1,
         }
     }
 }
@@ -115,7 +115,7 @@ impl Bench {
             let control = folder.path().join("control.sock");
             let config = config(layout, address, &control)?;
             let bus = ModelBus::new();
-            let ssds = ssds(&bus, layout.cmb);
+            let ssds = ssds(&bus, layout.cmbs);
             let devices = ModelDevices::new(bus, ssds.clone());
             let target = Target::start(&config, devices, Options::default())?;
             Ok(Self {
@@ -247,8 +247,8 @@ pub fn config(
     Ok(Config::parse(&text, "the test")?)
 }
 
-/// Three SSDs, on PCI buses 1 to 3; the first has a memory buffer if asked for.
-pub fn ssds(bus: &ModelBus, cmb: bool) -> Vec<ModelController> {
+/// Three SSDs, on PCI buses 1 to 3; the first so many have a memory buffer.
+pub fn ssds(bus: &ModelBus, cmbs: u8) -> Vec<ModelController> {
     (1..=3)
         .map(|number| {
             let options = ModelOptions {
@@ -260,7 +260,7 @@ pub fn ssds(bus: &ModelBus, cmb: bool) -> Vec<ModelController> {
                 },
                 serial: format!("BENCH{number}"),
                 namespaces: vec![ModelNamespace::of_bytes(SSD_BYTES)],
-                cmb: (cmb && number == 1).then(|| ModelCmb::new(CMB_BYTES)),
+                cmb: (number <= cmbs).then(|| ModelCmb::new(CMB_BYTES)),
                 mdts: SSD_MDTS,
                 ..ModelOptions::default()
             };
