@@ -84,7 +84,12 @@ pub enum Verdict {
     Level,
     /// Below 1 by more than the noise.
     Below,
+    /// Within a noise so great that it says nothing, see [`MOST_NOISE`].
+    Unclear,
 }
+
+/// The noise up to which two targets can be found level.
+pub const MOST_NOISE: f64 = 1.5;
 
 impl Verdict {
     /// The verdict on a ratio, where `floor` (at least 1) is noise.
@@ -93,6 +98,7 @@ impl Verdict {
         match ratio {
             ratio if ratio > floor => Self::Above,
             ratio if ratio * floor < 1.0 => Self::Below,
+            _ if floor > MOST_NOISE => Self::Unclear,
             _ => Self::Level,
         }
     }
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn within_the_noise_two_targets_are_level() {
+    fn within_the_noise_two_targets_are_level_unless_it_is_great() {
         let cases = [
             (1.0, 1.0, Verdict::Level),
             (1.1, 1.1, Verdict::Level),
@@ -223,6 +229,9 @@ mod tests {
             (0.92, 1.1, Verdict::Level),
             (0.90, 1.1, Verdict::Below),
             (0.99, 1.0, Verdict::Below),
+            (0.99, 1.6, Verdict::Unclear),
+            (0.50, 1.6, Verdict::Below),
+            (1.70, 1.6, Verdict::Above),
         ];
         for (ratio, floor, expected) in cases {
             assert_eq!(Verdict::on(ratio, floor), expected, "{ratio} at {floor}");

@@ -178,22 +178,22 @@ impl Summary {
             .iter()
             .filter_map(|row| Some((&row.row, row.cells.get(PEER)?.verdict?)))
             .collect();
-        let below: Vec<String> = verdicts
-            .iter()
-            .filter(|(_, verdict)| *verdict == Verdict::Below)
-            .map(|(row, _)| row.to_string())
-            .collect();
-        let (rows, known) = (self.rows.len(), verdicts.len());
-        let detail = match (known, below.as_slice()) {
-            (0, _) => format!("no row has {PEER} and {REFERENCE} in two rounds"),
-            (_, []) => format!("so it is on {known} of {rows} rows"),
-            (_, below) => format!(
-                "below on {} of {known} rows: {}",
-                below.len(),
-                below.join("; ")
-            ),
+        let with = |wanted: Verdict| -> Vec<String> {
+            let rows = verdicts.iter().filter(|(_, verdict)| *verdict == wanted);
+            rows.map(|(row, _)| row.to_string()).collect()
         };
-        // One row that was not measured leaves it open, one that is below does not.
+        let (below, unclear) = (with(Verdict::Below), with(Verdict::Unclear));
+        let (rows, known) = (self.rows.len(), verdicts.len() - unclear.len());
+        let mut detail = format!("so it is on {} of {rows} rows", known - below.len());
+        for (which, what) in [(&below, "below"), (&unclear, "too much noise")] {
+            if !which.is_empty() {
+                detail += &format!("; {what}: {}", which.join(" / "));
+            }
+        }
+        if verdicts.is_empty() {
+            detail = format!("no row has {PEER} and {REFERENCE} in two rounds");
+        }
+        // One row that is not known leaves it open, one that is below does not.
         let met = match below.is_empty() {
             false => Some(false),
             true => (known > 0 && known == rows && self.complete).then_some(true),

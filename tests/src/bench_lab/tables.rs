@@ -69,6 +69,7 @@ fn ratio(
         Some(Verdict::Above) => " above",
         Some(Verdict::Level) => " level",
         Some(Verdict::Below) => " below",
+        Some(Verdict::Unclear) => " unclear",
         None => "",
     };
     format!("{median:.2} ({low:.2} to {high:.2}){verdict}")
