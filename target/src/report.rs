@@ -1,7 +1,7 @@
 //! Puts the report of statistics together.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use sidelane_p2p::provider::PathReason;
@@ -58,6 +58,31 @@ pub struct WayFacts {
     pub pools: Vec<usize>,
 }
 
+/// An adapter that may be replaced: one that was removed, by the same one that
+/// is back.
+#[derive(Clone)]
+pub struct SharedAdapter(Arc<Mutex<Arc<dyn Adapter>>>);
+
+impl SharedAdapter {
+    /// This one, for now.
+    pub fn new(adapter: Arc<dyn Adapter>) -> Self {
+        Self(Arc::new(Mutex::new(adapter)))
+    }
+
+    /// The one that serves.
+    pub fn get(&self) -> Arc<dyn Adapter> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another one in its place.
+    pub fn set(&self, adapter: Arc<dyn Adapter>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = adapter;
+    }
+}
+
+/// Says why a listener waits, if it does.
+pub type Waiting = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// A listener, and what serves it.
 #[derive(Clone)]
 pub struct ListenerFacts {
@@ -68,7 +93,9 @@ pub struct ListenerFacts {
     /// Address and port.
     pub address: SocketAddr,
     /// Its adapters that serve.
-    pub adapters: Vec<Arc<dyn Adapter>>,
+    pub adapters: Vec<SharedAdapter>,
+    /// Why hosts cannot come in although an adapter serves, if that is so.
+    pub waiting: Waiting,
     /// Why it is not served.
     pub refused: Option<String>,
 }
@@ -203,20 +230,22 @@ impl Reporter {
 
 fn listener(facts: &ListenerFacts) -> ListenerReport {
     // One adapter that serves is enough.
-    let states = facts.adapters.iter().map(|adapter| adapter.state());
+    let adapters: Vec<_> = facts.adapters.iter().map(SharedAdapter::get).collect();
+    let waiting = (facts.waiting)();
+    let states = adapters.iter().map(|adapter| adapter.state());
     let state = match states.min_by_key(|state| *state as u8) {
         _ if facts.refused.is_some() => "refused",
+        Some(AdapterState::Up) if waiting.is_some() => "waiting",
         Some(state) => state.name(),
         None => AdapterState::Gone.name(),
     };
-    let adapters = facts.adapters.iter();
     ListenerReport {
         id: facts.id.clone(),
         nic: facts.nic.to_owned(),
         address: facts.address.ip().to_string(),
         port: facts.address.port(),
-        adapters: adapters.map(|it| it.caps().name.clone()).collect(),
+        adapters: adapters.iter().map(|it| it.caps().name.clone()).collect(),
         state: state.to_owned(),
-        reason: facts.refused.clone(),
+        reason: facts.refused.clone().or(waiting),
     }
 }

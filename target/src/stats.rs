@@ -181,9 +181,9 @@ pub struct ListenerReport {
     pub port: u16,
     /// The adapters behind it.
     pub adapters: Vec<String>,
-    /// `up`, `port-down`, `gone`, or `refused`.
+    /// `up`, `port-down`, `gone`, `waiting` (for its address), or `refused`.
     pub state: String,
-    /// Why it is refused.
+    /// Why it is refused, or what it waits for.
     pub reason: Option<String>,
 }
 

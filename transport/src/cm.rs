@@ -32,6 +32,9 @@ pub enum ConnError {
     /// No answer came in time.
     #[error("the peer at {0} did not answer")]
     Timeout(SocketAddr),
+    /// Set-up broke off on this side, or on the way.
+    #[error("set-up broke off: {0}")]
+    Broken(String),
 }
 
 /// Something happened to a connection.
@@ -75,7 +78,8 @@ pub enum CmEvent {
         /// Why.
         error: ConnError,
     },
-    /// It was up and has ended, by the peer or as asked. The identifier is gone.
+    /// It has ended: by the peer, as asked, or since its adapter or address went
+    /// away, even before it was up. The identifier is gone.
     Disconnected {
         /// The connection.
         id: ConnId,
@@ -130,7 +134,8 @@ pub trait ConnectionManager: Send {
     /// Accepts a request; the queue pair is connected already.
     ///
     /// # Errors
-    /// When the connection is gone, or not a request.
+    /// When the connection is gone, or not a request; when the system refuses,
+    /// it is gone too, and no event follows.
     fn accept(&mut self, id: ConnId, params: ConnParams, now: Instant) -> Result<(), CmError>;
 
     /// Refuses a request as its consumer. The identifier is gone.

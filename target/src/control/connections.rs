@@ -9,12 +9,13 @@ use std::time::Instant;
 use anyhow::Context;
 use bytes::Bytes;
 use sidelane_transport::cm::{CmEvent, ConnParams, ConnectionManager};
-use sidelane_transport::nic::{NicCaps, QpNumber};
+use sidelane_transport::nic::{NicCaps, QpAttrs, QpNumber};
 use sidelane_transport::nvmf::{ConnectAccept, ConnectReject, ConnectRequest, RejectStatus};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use super::returning::Returning;
 use super::watched::watch;
 use crate::reactor::{ConnKey, FromReactor, Mailbox, NewConnection, NotOpened, ToReactor};
 use crate::session::QueueSession;
@@ -27,6 +28,8 @@ pub const ADMIN_DEPTH: u16 = 32;
 pub struct ConnectionService {
     managers: Vec<Manager>,
     reactors: Vec<Mailbox>,
+    /// Adapters that may come back, by their number in the reactors.
+    returning: Vec<Option<Returning>>,
     offered: Arc<Target>,
     max_queue_entries: u16,
     opened: UnboundedSender<Opened>,
@@ -67,6 +70,7 @@ impl ConnectionService {
     /// When an address cannot be listened on, or a file descriptor not watched.
     pub fn new(
         managers: Vec<ManagerSpec>,
+        returning: Vec<Option<Returning>>,
         reactors: Vec<Mailbox>,
         offered: Arc<Target>,
         max_queue_entries: u16,
@@ -91,6 +95,7 @@ impl ConnectionService {
         let (opened, openings) = unbounded_channel();
         Ok(Self {
             managers,
+            returning,
             reactors,
             offered,
             max_queue_entries,
@@ -136,6 +141,11 @@ impl ConnectionService {
                         let manager = &mut self.managers[key.manager].manager;
                         let _ = manager.disconnect(key.id, Instant::now());
                     }
+                    FromReactor::AdapterGone(number) => {
+                        if let Some(Some(adapter)) = self.returning.get(number) {
+                            adapter.seek(number, self.reactors.clone());
+                        }
+                    }
                     FromReactor::Panicked { core } => {
                         return Err(std::io::Error::other(format!(
                             "the reactor on core {core} met a defect and has ended; what it \
@@ -158,7 +168,7 @@ impl ConnectionService {
                 private_data,
             } => {
                 let key = ConnKey { manager: at, id };
-                match self.request(at, adapter, &private_data) {
+                match self.request(at, adapter, &attrs, &private_data) {
                     Ok((nic, qid, depth)) => {
                         tracing::info!(%local, %remote, qid, depth, "a host connects");
                         let portal = Portal { address: local };
@@ -216,9 +226,14 @@ impl ConnectionService {
         &self,
         manager: usize,
         adapter: usize,
+        attrs: &QpAttrs,
         private_data: &[u8],
     ) -> Result<(usize, u16, u16), RejectStatus> {
         let request = ConnectRequest::parse(private_data)?;
+        // All data of writes comes by RDMA READ.
+        if attrs.max_rd_atomic == 0 {
+            return Err(RejectStatus::InvalidReadDepth);
+        }
         let adapter = self.managers[manager].adapters.get(adapter);
         let Some((nic, caps)) = adapter.and_then(Option::as_ref) else {
             return Err(RejectStatus::NoResources);

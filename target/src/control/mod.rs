@@ -4,8 +4,10 @@
 mod api;
 mod connections;
 mod removals;
+mod returning;
 mod watched;
 
 pub use api::{ApiSocket, fetch_stats};
 pub use connections::{ADMIN_DEPTH, ConnectionService, ManagerSpec};
 pub use removals::heed;
+pub use returning::{Reopen, Returning};

@@ -97,8 +97,6 @@ pub(super) struct Connections {
     dirty: Vec<usize>,
     /// When a session wants to be looked at next.
     deadline: Option<Instant>,
-    /// Connections that are ending.
-    closing: usize,
 }
 
 /// Slots a connection needs: a host may send its next command as soon as it has
@@ -118,12 +116,16 @@ impl Connections {
             promised: vec![0; ports],
             dirty: Vec::with_capacity(MAX_CONNECTIONS),
             deadline: None,
-            closing: 0,
         }
     }
 
     pub(super) fn get(&mut self, index: usize) -> Option<&mut Connection> {
         self.table.get_mut(index)?.as_mut()
+    }
+
+    /// The adapter of a connection.
+    pub(super) fn port(&self, index: usize) -> Option<usize> {
+        Some(self.table.get(index)?.as_ref()?.port)
     }
 
     pub(super) fn by_qp(&self, port: usize, qp: QpNumber) -> Option<usize> {
@@ -247,7 +249,6 @@ impl Reactor {
         connection.outbox.clear();
         let (port, qp, key) = (connection.port, connection.qp, connection.key);
         connection.session.closed();
-        self.connections.closing += 1;
         self.connections.deadline = Some(now);
         self.connections.dirty.retain(|dirty| *dirty != index);
         if let Err(error) = self.ports[port].nic.error_qp(qp) {
@@ -353,7 +354,7 @@ impl Reactor {
         self.connections.table[index] = None;
         self.connections.by_key.remove(&key);
         self.connections.promised[port] -= slots;
-        self.connections.closing -= 1;
+        self.try_replace(port);
     }
 
     /// What is due by time: keep-alive, events for held commands, ends of

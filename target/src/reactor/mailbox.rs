@@ -15,6 +15,7 @@ use sidelane_transport::cm::ConnId;
 use sidelane_transport::nic::{NicError, QpAttrs, QpNumber};
 use tokio::sync::oneshot;
 
+use super::NicSpec;
 use crate::session::QueueSession;
 
 /// A connection, over all listeners.
@@ -68,6 +69,9 @@ pub enum ToReactor {
     Disconnected(ConnKey),
     /// The memory of this region was taken away: nothing goes by it any more.
     Revoked(RegionId),
+    /// An adapter that was gone is back: its new part takes the place of the old
+    /// one, by its number in the reactor.
+    Replace(usize, Box<NicSpec>),
     /// Quiesce and stop.
     Stop,
 }
@@ -77,6 +81,8 @@ pub enum ToReactor {
 pub enum FromReactor {
     /// End this connection.
     Disconnect(ConnKey),
+    /// An adapter, by its number in the reactor, is gone.
+    AdapterGone(usize),
     /// It met a defect and has ended; its connections are lost.
     Panicked {
         /// Its core.
@@ -216,6 +222,7 @@ impl fmt::Debug for ToReactor {
             Self::Open(new) => write!(f, "Open({:?})", new.key),
             Self::Disconnected(key) => write!(f, "Disconnected({key:?})"),
             Self::Revoked(region) => write!(f, "Revoked({region:?})"),
+            Self::Replace(port, _) => write!(f, "Replace({port})"),
             Self::Stop => f.write_str("Stop"),
         }
     }

@@ -13,7 +13,7 @@ pub const CQE_BYTES: usize = 16;
 
 /// Layout: for each slot a receive buffer (command and in-capsule data), then
 /// for each slot a response.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Messages {
     region: Region,
     slots: usize,

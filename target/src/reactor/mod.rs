@@ -7,6 +7,7 @@
 //! for the backend's), `openings` and `connections` (queue pairs, from their making
 //! to their end), `outbox` (what waits for room in a send queue), `ways` and
 //! `revocation` (which memory payload goes by, and memory that is taken away),
+//! `replacement` (adapters that go and come back),
 //! `admission` (who gets the next buffer), `messages` (memory for commands and responses), `mailbox` (to and from the
 //! control plane).
 
@@ -18,6 +19,7 @@ mod messages;
 mod openings;
 mod outbox;
 mod path;
+mod replacement;
 mod request;
 mod revocation;
 mod sleep;
@@ -264,6 +266,8 @@ struct Port {
     slots: usize,
     /// The adapter was removed, or broke.
     gone: bool,
+    /// What takes its place as soon as nothing of it is in use.
+    successor: Option<NicSpec>,
     /// The number of its first slot in the table of requests.
     first_slot: usize,
 }
@@ -360,6 +364,7 @@ impl Reactor {
                 first_slot,
                 slots,
                 gone: false,
+                successor: None,
             });
         }
         let slots = ports.len() * stride;
@@ -462,6 +467,7 @@ impl Reactor {
                 ToReactor::Open(new) => self.open(*new, now),
                 ToReactor::Disconnected(key) => self.disconnected(key, now),
                 ToReactor::Revoked(region) => self.taken_away(region, now),
+                ToReactor::Replace(port, spec) => self.replace(port, *spec),
                 ToReactor::Stop => {
                     self.stopping = Some(now);
                     self.close_all(now);

@@ -47,6 +47,11 @@ impl Openings {
         }
     }
 
+    /// Whether any is behind this adapter.
+    pub(super) fn any_of(&self, port: usize) -> bool {
+        self.table.iter().any(|opening| opening.new.nic == port)
+    }
+
     fn take(&mut self, ticket: u64) -> Option<Opening> {
         let at = self
             .table

@@ -389,7 +389,10 @@ impl Reactor {
     }
 
     fn repost(&mut self, slot: usize, now: Instant) {
-        if let Err((nic, error)) = self.post_slot(slot) {
+        let gone = self.ports[self.port_of(slot)].gone;
+        if let Err((nic, error)) = self.post_slot(slot)
+            && !gone
+        {
             // The slot is lost; nothing else is.
             tracing::error!(nic, %error, ?now, "a receive buffer was refused");
         }

@@ -1,4 +1,4 @@
-//! Memory that is taken away while it is in use, and adapters that are.
+//! Memory that is taken away while it is in use.
 //!
 //! A pool that is lost leaves service at once: its keys are given back and never
 //! named again. Commands that wait for a buffer of it go the next way that the
@@ -98,19 +98,5 @@ impl Reactor {
     fn restart(&mut self, slot: usize, io: IoRequest, now: Instant) {
         self.enter(slot, State::Received);
         self.start_io(slot, io, now);
-    }
-
-    /// An adapter was removed, or broke.
-    pub(super) fn adapter_gone(&mut self, port: usize, now: Instant) {
-        if std::mem::replace(&mut self.ports[port].gone, true) {
-            return;
-        }
-        let nic = &self.ports[port].nic.caps().name;
-        tracing::error!(nic, "the adapter is gone; its connections end");
-        for index in self.connections.indices() {
-            if self.connections.get(index).is_some_and(|c| c.port == port) {
-                self.close(index, now);
-            }
-        }
     }
 }

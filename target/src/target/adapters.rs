@@ -2,7 +2,7 @@
 //! its parts for the reactors, and who answers requests for connections.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -12,8 +12,9 @@ use sidelane_transport::nic::{self, Nic};
 use sidelane_transport::soft;
 
 use super::SLOTS;
-use crate::control::{ADMIN_DEPTH, ManagerSpec};
-use crate::reactor::{MAX_CONNECTIONS, NicSpec};
+use crate::control::{ManagerSpec, Reopen, Returning};
+use crate::reactor::NicSpec;
+use crate::report::{SharedAdapter, Waiting};
 
 /// Connections and commands of the data path, before reactors take them.
 pub(crate) struct Adapters {
@@ -26,6 +27,10 @@ pub(crate) struct Adapters {
 /// An adapter.
 pub(crate) struct Adapter {
     pub(crate) adapter: Arc<dyn nic::Adapter>,
+    /// The same for statistics, which follow when it is replaced.
+    pub(super) shared: SharedAdapter,
+    /// How to open it again when it was removed and is back.
+    reopen: Option<Reopen>,
     /// The listeners that it serves, by their number in the configuration.
     pub(super) listeners: Vec<usize>,
     /// By reactor, last first.
@@ -41,6 +46,8 @@ pub(super) struct Manager {
     adapters: Vec<usize>,
     /// Its listeners, by their number in the configuration.
     listeners: Vec<usize>,
+    /// Says of a listener, by its address, why it waits.
+    waiting: Arc<dyn Fn(SocketAddr) -> Option<String> + Send + Sync>,
 }
 
 impl Adapters {
@@ -80,11 +87,13 @@ impl Adapters {
         let (parts, manager) = soft::open(address, reactors)?;
         let first = parts.first().context("there is no reactor")?;
         let adapter = Arc::new(soft::nic::SoftAdapter::of(first));
-        let number = self.add(adapter, listeners.clone(), parts);
+        let number = self.add(adapter, listeners.clone(), specs(parts, SLOTS), None);
         self.managers.push(Manager {
             manager: Box::new(manager),
             adapters: vec![number],
             listeners,
+            // A socket has its address until it is closed.
+            waiting: Arc::new(|_| None),
         });
         Ok(())
     }
@@ -96,6 +105,7 @@ impl Adapters {
         listeners: Vec<usize>,
         reactors: usize,
     ) -> anyhow::Result<()> {
+        use sidelane_transport::nic::Adapter as _;
         use sidelane_transport::verbs::{self, AdapterSettings};
 
         let addresses: Vec<_> = listeners
@@ -105,20 +115,41 @@ impl Adapters {
         let settings = AdapterSettings {
             reactors,
             srq_wr: SLOTS as u32,
-            max_connections: MAX_CONNECTIONS as u32,
-            send_wr: 2 * u32::from(config.target.max_queue_entries.max(ADMIN_DEPTH)),
+            max_connections: crate::reactor::MAX_CONNECTIONS as u32,
+            send_wr: 2 * u32::from(
+                config
+                    .target
+                    .max_queue_entries
+                    .max(crate::control::ADMIN_DEPTH),
+            ),
         };
         let opened = verbs::open(&addresses, settings)?;
         let mut adapters = Vec::new();
         for one in opened.adapters {
             let serves = one.listeners.iter().filter_map(|at| listeners.get(*at));
             let serves = serves.copied().collect();
-            adapters.push(self.add(one.adapter, serves, one.parts));
+            let name = one.adapter.caps().name.clone();
+            let slots = SLOTS.min(one.adapter.caps().max_srq_wr as usize);
+            let reopen = move || {
+                let (adapter, parts) = verbs::reopen(&name, settings)?;
+                Ok((adapter as Arc<dyn nic::Adapter>, specs(parts, slots)))
+            };
+            let parts = specs(one.parts, slots);
+            adapters.push(self.add(one.adapter, serves, parts, Some(Arc::new(reopen))));
         }
+        let states = opened.cm.listeners();
+        let waiting = move |at| {
+            let of = states.get().into_iter().find(|state| state.at == at);
+            match of?.phase {
+                verbs::ListenerPhase::Waiting { reason } => Some(reason),
+                _ => None,
+            }
+        };
         self.managers.push(Manager {
             manager: Box::new(opened.cm),
             adapters,
             listeners,
+            waiting: Arc::new(waiting),
         });
         Ok(())
     }
@@ -138,25 +169,50 @@ impl Adapters {
         );
     }
 
-    fn add<N: Nic + Send + 'static>(
+    fn add(
         &mut self,
-
         adapter: Arc<dyn nic::Adapter>,
         listeners: Vec<usize>,
-        parts: Vec<N>,
+        mut parts: Vec<NicSpec>,
+        reopen: Option<Reopen>,
     ) -> usize {
-        let slots = SLOTS.min(adapter.caps().max_srq_wr as usize);
-        let parts = parts.into_iter().rev().map(|nic| NicSpec {
-            nic: Box::new(nic),
-            slots,
-        });
+        parts.reverse();
         self.list.push(Adapter {
-            parts: parts.collect(),
+            shared: SharedAdapter::new(Arc::clone(&adapter)),
             adapter,
             listeners,
+            parts,
+            reopen,
             refused: None,
         });
         self.list.len() - 1
+    }
+
+    /// What looks for those in use when they are removed, in the order of
+    /// [`Self::in_use`].
+    pub(super) fn returning(&self) -> Vec<Option<Returning>> {
+        let of = |adapter: &Adapter| {
+            Some(Returning {
+                name: adapter.adapter.caps().name.clone(),
+                shared: adapter.shared.clone(),
+                reopen: adapter.reopen.clone()?,
+                sought: Arc::default(),
+            })
+        };
+        self.in_use().map(of).collect()
+    }
+
+    /// Why hosts cannot come in by a listener although its adapter serves.
+    pub(super) fn waiting(&self, config: &Config, listener: usize) -> Waiting {
+        let manager = self
+            .managers
+            .iter()
+            .find(|it| it.listeners.contains(&listener));
+        let at = config.listeners.get(listener).map(|it| it.socket_address());
+        match (manager.map(|manager| Arc::clone(&manager.waiting)), at) {
+            (Some(waiting), Some(at)) => Arc::new(move || waiting(at)),
+            _ => Arc::new(|| None),
+        }
     }
 
     /// Adapters that may be used, with their numbers.
@@ -236,4 +292,13 @@ impl Adapters {
         };
         self.managers.into_iter().map(of).collect()
     }
+}
+
+/// The parts of an adapter, with the slots of each.
+fn specs<N: Nic + Send + 'static>(parts: Vec<N>, slots: usize) -> Vec<NicSpec> {
+    let spec = |nic| NicSpec {
+        nic: Box::new(nic) as Box<dyn Nic + Send>,
+        slots,
+    };
+    parts.into_iter().map(spec).collect()
 }

@@ -38,9 +38,9 @@ struct Opened {
 }
 
 /// The memory of a namespace.
-pub(super) struct Chosen {
+pub(crate) struct Chosen {
     /// By adapter, in the order of [`Adapters::in_use`].
-    pub(super) routes: Vec<Routes>,
+    pub(crate) routes: Vec<Routes>,
     /// The same for people.
     pub(super) ways: Vec<WayFacts>,
     /// Longest transfer that its pools hand out, as MDTS says it.
@@ -48,12 +48,12 @@ pub(super) struct Chosen {
 }
 
 /// The pools, and what each namespace uses of them.
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// By reactor, then by pool.
-    pub(super) shares: Vec<Vec<PoolSpec>>,
+    pub(crate) shares: Vec<Vec<PoolSpec>>,
     pub(super) facts: Vec<PoolFacts>,
     /// In the order of the configuration's namespaces.
-    pub(super) chosen: Vec<Chosen>,
+    pub(crate) chosen: Vec<Chosen>,
 }
 
 /// What of the policies cannot be met whatever the devices turn out to have:
@@ -110,7 +110,7 @@ fn assumed(
 ///
 /// # Errors
 /// When a provider cannot be opened, or no listener is left.
-pub(super) fn plan<D: Devices>(
+pub(crate) fn plan<D: Devices>(
     config: &Config,
     devices: &D,
     ssds: &Ssds<D::Backing>,

@@ -4,12 +4,12 @@
 //! (`offer`), reactors, then the control plane, so that a host that can connect
 //! finds everything there. Stopped the other way round.
 
-mod adapters;
+pub(crate) mod adapters;
 mod journal;
 pub(crate) mod memory;
-mod offer;
+pub(crate) mod offer;
 mod probe;
-mod ssds;
+pub(crate) mod ssds;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use self::memory::{Chosen, Memory};
 use self::offer::HealthOf;
 use self::ssds::{QUEUE_DEPTH, Ssds};
 use crate::backend::{Backend, NullBackend, NvmeBackend};
-use crate::control::{ApiSocket, ConnectionService, ManagerSpec, heed};
+use crate::control::{ApiSocket, ConnectionService, ManagerSpec, Returning, heed};
 use crate::devices::Devices;
 use crate::reactor::{FlushPolicy, FromReactor, Namespace, ReactorHandle, ReactorSpec, ToReactor};
 use crate::report::{ListenerFacts, NamespaceFacts, Reporter};
@@ -155,6 +155,7 @@ impl Target {
         let (has_ended, ended) = watch::channel(false);
         let plane = ControlPlane {
             socket: config.target.control.clone(),
+            returning: adapters.returning(),
             managers: adapters.into_managers(config),
             mailboxes: reactors
                 .iter()
@@ -280,6 +281,7 @@ impl Target {
 struct ControlPlane {
     socket: PathBuf,
     managers: Vec<ManagerSpec>,
+    returning: Vec<Option<Returning>>,
     mailboxes: Vec<crate::reactor::Mailbox>,
     offered: Arc<Offered>,
     max_queue_entries: u16,
@@ -300,6 +302,7 @@ impl ControlPlane {
             let socket = ApiSocket::bind(&self.socket).await?;
             let mut connections = ConnectionService::new(
                 self.managers,
+                self.returning,
                 self.mailboxes,
                 self.offered,
                 self.max_queue_entries,
@@ -332,7 +335,9 @@ impl ControlPlane {
 }
 
 /// All namespaces with their subsystems: the order of all tables of namespaces.
-fn configured(config: &Config) -> impl Iterator<Item = (&Configured, &ConfiguredNamespace)> {
+pub(crate) fn configured(
+    config: &Config,
+) -> impl Iterator<Item = (&Configured, &ConfiguredNamespace)> {
     let subsystems = config.subsystems.iter();
     subsystems.flat_map(|subsystem| subsystem.namespaces.iter().map(move |ns| (subsystem, ns)))
 }
@@ -399,8 +404,9 @@ fn listener_facts(config: &Config, adapters: &Adapters) -> Vec<ListenerFacts> {
             adapters: adapters
                 .in_use()
                 .filter(|adapter| adapter.listeners.contains(&at))
-                .map(|adapter| Arc::clone(&adapter.adapter))
+                .map(|adapter| adapter.shared.clone())
                 .collect(),
+            waiting: adapters.waiting(config, at),
             refused: adapters.refusal(at),
         })
         .collect()
@@ -426,7 +432,7 @@ fn update_health<B: Backing>(ssds: &Ssds<B>, healths: &[HealthOf]) {
 }
 
 /// Shuts the SSDs down in order. All queue pairs are gone by now.
-fn close<B: Backing>(ssds: Arc<Ssds<B>>) -> anyhow::Result<()> {
+pub(crate) fn close<B: Backing>(ssds: Arc<Ssds<B>>) -> anyhow::Result<()> {
     let ssds = Arc::into_inner(ssds).context("an SSD is still in use")?;
     let mut outcome = Ok(());
     for (address, controller) in ssds {

@@ -101,7 +101,7 @@ pub(super) fn make<B: Backing>(
 }
 
 /// What a namespace looks like from below.
-pub(super) struct Shape {
+pub(crate) struct Shape {
     blocks: u64,
     pub(super) block_bytes: u32,
     volatile_write_cache: bool,
@@ -110,7 +110,7 @@ pub(super) struct Shape {
 }
 
 /// The shape of what stores a namespace.
-pub(super) fn shape<B: Backing>(backend: &Storage, ssds: &Ssds<B>) -> anyhow::Result<Shape> {
+pub(crate) fn shape<B: Backing>(backend: &Storage, ssds: &Ssds<B>) -> anyhow::Result<Shape> {
     match backend {
         Storage::Null { size, block } => Ok(Shape {
             blocks: size.bytes() / u64::from(*block),

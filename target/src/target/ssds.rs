@@ -13,18 +13,18 @@ use crate::devices::Devices;
 use crate::subsystem::{HealthSource, NoHealth};
 
 /// Commands that one reactor has outstanding at one namespace.
-pub(super) const QUEUE_DEPTH: u16 = 256;
+pub(crate) const QUEUE_DEPTH: u16 = 256;
 
 /// The controllers by address.
-pub(super) type Ssds<B> = BTreeMap<PciAddress, Controller<B>>;
+pub(crate) type Ssds<B> = BTreeMap<PciAddress, Controller<B>>;
 
 /// The address that a configuration names.
-pub(super) fn address(slot: &PciSlot) -> anyhow::Result<PciAddress> {
+pub(crate) fn address(slot: &PciSlot) -> anyhow::Result<PciAddress> {
     Ok(slot.as_str().parse()?)
 }
 
 /// Opens each SSD that a namespace or a provider names.
-pub(super) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<Ssds<D::Backing>> {
+pub(crate) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<Ssds<D::Backing>> {
     let mut queues: BTreeMap<PciAddress, u16> = BTreeMap::new();
     for provider in &config.providers {
         if let Some(device) = provider.device() {

@@ -78,6 +78,18 @@ pub struct Opened {
     pub cm: RdmaCm,
 }
 
+/// Opens a device by its name, as `rdma dev` lists it: one that was removed and
+/// is back.
+///
+/// # Errors
+/// When it is not there, or cannot be used.
+pub fn reopen(
+    name: &str,
+    settings: AdapterSettings,
+) -> Result<(Arc<VerbsAdapter>, Vec<VerbsNic>), OpenError> {
+    VerbsAdapter::open(name, settings)
+}
+
 /// An opened RDMA device.
 pub struct OpenedAdapter {
     /// The device as a whole.

@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::{CLOSING_TIME, RdmaCm, attrs};
 use crate::cm::{CmEvent, ConnError, ConnId};
 use crate::nvmf::{ConnectReject, RejectStatus};
@@ -264,14 +262,10 @@ fn failure(event: CallEvent, remote: SocketAddr) -> ConnError {
                 private_data: event.private_data,
             }
         }
-        CallKind::ConnectError => ConnError::Rejected {
-            reason: 0,
-            text: format!(
-                "set-up broke off: {}",
-                std::io::Error::from_raw_os_error(event.status.saturating_neg())
-            ),
-            private_data: Bytes::new(),
-        },
+        CallKind::ConnectError => {
+            let error = std::io::Error::from_raw_os_error(event.status.saturating_neg());
+            ConnError::Broken(error.to_string())
+        }
         _ => ConnError::Timeout(remote),
     }
 }

@@ -1,0 +1,84 @@
+//! Adapters that are removed, or break, while in use, and those that come back:
+//! after a reset of the device, or a reload of its driver.
+
+use std::time::Instant;
+
+use super::mailbox::FromReactor;
+use super::{CONTROL_POOL, MESSAGE_ACCESS, NicSpec, POOL_ACCESS, Port, Reactor, ReactorError};
+
+impl Reactor {
+    /// An adapter was removed, or broke.
+    pub(super) fn adapter_gone(&mut self, port: usize, now: Instant) {
+        if std::mem::replace(&mut self.ports[port].gone, true) {
+            return;
+        }
+        let nic = &self.ports[port].nic.caps().name;
+        tracing::error!(nic, "the adapter is gone; its connections end");
+        for index in self.connections.indices() {
+            if self.connections.port(index) == Some(port) {
+                self.close(index, now);
+            }
+        }
+        let _ = self.reports.send(FromReactor::AdapterGone(port));
+    }
+
+    /// An adapter that was gone is back.
+    pub(super) fn replace(&mut self, port: usize, spec: NicSpec) {
+        self.ports[port].successor = Some(spec);
+        self.try_replace(port);
+    }
+
+    /// Puts a successor into its place, once no connection is left there.
+    pub(super) fn try_replace(&mut self, port: usize) {
+        let indices = self.connections.indices();
+        let used = indices
+            .iter()
+            .any(|at| self.connections.port(*at) == Some(port));
+        if used || self.openings.any_of(port) {
+            return;
+        }
+        let Some(spec) = self.ports[port].successor.take() else {
+            return;
+        };
+        let name = spec.nic.caps().name.clone();
+        match self.install(port, spec) {
+            Ok(()) => tracing::info!(nic = name, "the adapter is back"),
+            Err(error) => {
+                tracing::error!(nic = name, %error, "the adapter is back, but cannot be used");
+            }
+        }
+    }
+
+    /// All slots are free: the old adapter had them for connections that are gone,
+    /// or had them posted.
+    fn install(&mut self, at: usize, spec: NicSpec) -> Result<(), ReactorError> {
+        let NicSpec { mut nic, slots } = spec;
+        let old = &self.ports[at];
+        let messages_memory = nic.register(old.messages.region(), MESSAGE_ACCESS)?;
+        let mut pool_memory = Vec::new();
+        for (number, waited) in self.pools.iter().enumerate() {
+            // What the old one had lost stays lost.
+            let had = number == CONTROL_POOL || old.pool_memory[number].is_some();
+            let register = || nic.register(waited.pool.region(), POOL_ACCESS);
+            pool_memory.push(had.then(register).transpose()?);
+        }
+        let (first_slot, slots) = (old.first_slot, slots.min(old.slots));
+        self.ports[at] = Port {
+            nic,
+            messages: old.messages.clone(),
+            messages_memory,
+            pool_memory,
+            first_slot,
+            slots,
+            gone: false,
+            successor: None,
+        };
+        self.placed[at].clear();
+        self.flushing[at].clear();
+        for slot in first_slot..first_slot + slots {
+            self.post_slot(slot)
+                .map_err(|(nic, error)| ReactorError::Receive { nic, slots, error })?;
+        }
+        Ok(())
+    }
+}
