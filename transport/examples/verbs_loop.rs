@@ -5,7 +5,8 @@
 //! down with work outstanding, and what the device says to a dma-buf.
 //!
 //! ```text
-//! verbs_loop DEVICE [UDMABUF]      verbs_loop rxe0 /dev/udmabuf
+//! verbs_loop DEVICE [UDMABUF]          verbs_loop rxe0 /dev/udmabuf
+//! verbs_loop DEVICE watch SECONDS      tells what happens to the device
 //! ```
 
 #[cfg(not(feature = "verbs"))]
@@ -61,14 +62,39 @@ mod with_verbs {
         let (adapter, nics) = VerbsAdapter::open(&name, settings)?;
         println!("{:?}", adapter.caps());
         println!("state {:?}, PCI {:?}", adapter.state(), adapter.pci());
+        let mode = args.next();
+        if mode.as_deref() == Some("watch") {
+            let seconds = args.next().unwrap_or_default().parse()?;
+            return watch(&*adapter, nics, Duration::from_secs(seconds));
+        }
         for (part, mut nic) in nics.into_iter().enumerate() {
             let mut host = Host::new(&name)?;
             println!("part {part}:");
             exercise(&mut nic, &mut host)?;
             println!("  {:?}", nic.counters());
         }
-        dma_buf(&*adapter, args.next())?;
+        dma_buf(&*adapter, mode)?;
         println!("all as it should be");
+        Ok(())
+    }
+
+    /// Tells of changes while somebody takes the link down or the device away.
+    fn watch(adapter: &dyn Adapter, mut nics: Vec<VerbsNic>, time: Duration) -> Outcome<()> {
+        let begin = Instant::now();
+        let mut state = adapter.state();
+        while begin.elapsed() < time {
+            for (part, nic) in nics.iter_mut().enumerate() {
+                nic.poll(Instant::now(), &mut Completions::new());
+                while let Some(event) = nic.event() {
+                    println!("part {part}: {event:?}");
+                }
+            }
+            if adapter.state() != state {
+                state = adapter.state();
+                println!("state {state:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
     }
 

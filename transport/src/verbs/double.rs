@@ -10,7 +10,7 @@ mod objects;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use sidelane_p2p::{DmaBuf, MemView, PciAddress};
@@ -215,8 +215,10 @@ impl Double {
         }))
     }
 
+    /// A test that fails while it looks must still be able to drop things.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap()
+        let locked = self.0.state.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next calls of this step answer so, one after the other; 0 is success.

@@ -4,7 +4,7 @@
 //! [`Verbs`] opens an adapter, [`Device`] is one with its protection domain, and
 //! the others are what it makes. Everything undoes itself when dropped, and holds
 //! what it depends on, so that no order of dropping is wrong. [`RdmaCore`] is the
-//! real thing; [`super::double`] stands for it in tests.
+//! real thing; the module `double` stands for it in tests.
 //!
 //! What makes posting safe: memory is named by keys, the adapter checks them
 //! against its registrations, and a registration keeps its memory. Data that is

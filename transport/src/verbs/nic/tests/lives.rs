@@ -131,7 +131,20 @@ fn buffers_that_a_queue_pair_took_come_back_before_it_is_destroyed() {
     nic.post_recv(&[recv(5, &memory)]).unwrap();
     double.state().says_last_wqe = false;
     nic.destroy_qp(qp);
-    // The device hands one more over before it has gone to the error state.
+    // In the error state, and it has not said yet that it took its last.
+    let then = Instant::now();
+    let mut out = Completions::new();
+    let end = then + Duration::from_secs(5);
+    while nic.pairs[&qp.0].drained_by().is_none() {
+        assert!(Instant::now() < end);
+        nic.poll(then, &mut out);
+    }
+    let wait = nic.pairs[&qp.0].drained_by().unwrap() - then;
+    assert_eq!(nic.deadline(), Some(then + wait));
+    assert!(wait > Duration::from_millis(100));
+    nic.poll(then, &mut out);
+    assert!(nic.pairs[&qp.0].drained_by().is_some(), "it is still there");
+    // The device hands one more over, and then says so.
     double.receive(qp.0, 64, None);
     double.event(AsyncEvent::LastWqe(qp.0));
     let mut got = Vec::new();
