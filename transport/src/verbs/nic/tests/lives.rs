@@ -108,6 +108,23 @@ fn a_queue_pair_that_is_brought_down_gives_its_work_back_and_is_destroyed() {
 }
 
 #[test]
+fn work_of_a_queue_pair_that_is_being_destroyed_is_heard_of_no_more() {
+    let double = Double::new();
+    let (mut nic, qp, memory) = ready(&double);
+    double.state().at_once = false;
+    let send = wr(1, SendOp::Send, &memory, 8);
+    nic.post_send(qp, std::slice::from_ref(&send)).unwrap();
+    nic.destroy_qp(qp);
+    assert_eq!(nic.post_send(qp, &[send]), Err(NicError::State(qp)));
+    let event = until(&mut nic, |nic, out| {
+        assert!(out.is_empty(), "{out:?}");
+        nic.event()
+    });
+    assert_eq!(event, NicEvent::Destroyed(qp));
+    assert_eq!(nic.counters().dropped, 1);
+}
+
+#[test]
 fn a_queue_pair_that_never_flushes_is_destroyed_all_the_same() {
     // With and without a word about its last receive.
     for says_last_wqe in [true, false] {
