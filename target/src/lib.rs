@@ -11,6 +11,7 @@
 //! | [`stats`], [`report`] | what is counted, and the report of it |
 //! | [`devices`] | where PCI devices come from |
 //! | [`initiator`], [`demo`] | a small host, and the demo made of both sides |
+//! | [`selftest`] | whether data that is said to have arrived has arrived |
 //! | [`cli`] | the command line |
 
 pub mod backend;
@@ -22,6 +23,7 @@ pub mod initiator;
 pub mod reactor;
 pub mod report;
 pub mod resolve;
+pub mod selftest;
 pub mod session;
 pub mod stats;
 pub mod subsystem;

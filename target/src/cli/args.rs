@@ -3,12 +3,17 @@
 //! Definitions only: what is said here is carried out elsewhere. Values that could not be carried out are
 //! refused here, where the message can still name the option.
 
+mod selftest;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use sidelane_config::{ByteSize, Target};
 
+use self::selftest::SELFTEST_HELP;
 use crate::demo::DemoOptions;
+
+pub use self::selftest::SelftestArgs;
 
 /// The whole command line.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -41,6 +46,7 @@ const AFTER_HELP: &str = "\
 First steps:
   sidelane demo                               see it work here and now; needs no hardware, no root
   sidelane check --config sidelane.toml       is this configuration right?
+  sidelane selftest sidelane.toml             does this machine move data in order?
   sidelane serve --config sidelane.toml       offer its subsystems to hosts
   sidelane stats                              which way did the payload go?
 
@@ -58,6 +64,9 @@ pub enum Command {
     /// Tell whether a configuration is right, without applying it
     #[command(after_long_help = check_help())]
     Check(CheckArgs),
+    /// Find out whether SSDs and adapters see each other's data in peer memory in time
+    #[command(after_long_help = SELFTEST_HELP)]
+    Selftest(SelftestArgs),
     /// Show what a running target has done, by path
     #[command(after_long_help = STATS_HELP)]
     Stats(StatsArgs),
@@ -245,6 +254,7 @@ mod tests {
     #[case("sidelane serve --help", &["Exit status", "Examples", "--config", "nvme connect", "--log"])]
     #[case("sidelane check --help", &["Exit status", "Examples", "--json", "[[subsystem.namespace]]"])]
     #[case("sidelane stats --help", &["Exit status", "Examples", "/run/sidelane/control.sock", "peer"])]
+    #[case("sidelane selftest --help", &["Exit status", "Examples", "Compare", "128 KiB", "--rounds", "p2p = \"off\""])]
     #[case("sidelane demo --help", &["Exit status", "Examples", "256 MiB", "128 KiB", "--depth"])]
     fn help_tells_what_is_printed_and_how_it_ends(#[case] line: &str, #[case] expected: &[&str]) {
         let error = parse(line).unwrap_err();
@@ -267,7 +277,8 @@ mod tests {
 
     #[test]
     fn every_example_in_the_help_is_understood() {
-        let helps = [AFTER_HELP, SERVE_HELP, STATS_HELP, DEMO_HELP].map(str::to_owned);
+        let helps =
+            [AFTER_HELP, SERVE_HELP, SELFTEST_HELP, STATS_HELP, DEMO_HELP].map(str::to_owned);
         let mut examples = 0;
         for line in helps
             .iter()
@@ -343,6 +354,11 @@ mod tests {
     #[case("sidelane demo --block 512", "multiple of 4 KiB")]
     #[case("sidelane demo --block 2_MiB", "1 MiB")]
     #[case("sidelane demo --depth 0", "1..=127")]
+    #[case("sidelane selftest", "CONFIG")]
+    #[case("sidelane selftest a.toml --depth 256", "1..=255")]
+    #[case("sidelane selftest a.toml --rounds 0", "1..=")]
+    #[case("sidelane selftest a.toml --block 100", "multiple of 512")]
+    #[case("sidelane selftest a.toml --block 4KiB,2MiB", "1 MiB")]
     fn wrong_use_is_told_with_status_2(#[case] line: &str, #[case] said: &str) {
         let error = parse(line).unwrap_err();
         assert_eq!(error.exit_code(), 2);

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod selftest;
 mod serve;
 mod stats;
 
@@ -23,6 +24,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Selftest(args) => selftest::run(args),
         Command::Stats(args) => stats::run(&args),
         Command::Demo(args) => crate::demo::main(&args.into()),
     };
