@@ -151,7 +151,7 @@ fn without_compare_the_write_direction_is_not_testable_and_reads_are_tested(
         .notes
         .iter()
         .filter(|it| it.starts_with("not tested"));
-    assert_eq!(told.count(), 2, "{:?}", report.notes);
+    assert_eq!(told.count(), 1, "{:?}", report.notes);
     assert!(
         !report.to_string().contains("without the flush"),
         "{report}"

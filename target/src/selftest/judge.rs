@@ -30,9 +30,13 @@ pub(super) fn judge(cases: &[CaseReport], configured: Flush) -> Judgement {
     for case in cases {
         let reason = case.reason.as_deref().unwrap_or("for no known reason");
         match case.outcome {
-            Outcome::Failed => failures.push(format!("{}: {reason}", subject(case, true))),
+            Outcome::Failed => failures.push(format!("{}: {reason}", in_detail(case))),
             Outcome::NotTestable => {
-                notes.push(format!("not tested: {}: {reason}", subject(case, true)));
+                // The same for all block sizes, mostly, and for the flush.
+                let note = format!("not tested: {}: {reason}", subject(case));
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
             }
             Outcome::Clean | Outcome::Stale => {}
         }
@@ -55,7 +59,7 @@ pub(super) fn judge(cases: &[CaseReport], configured: Flush) -> Judgement {
         }
     }
     for (case, sum) in sums {
-        let said = |text| format!("{}: {text}", subject(case, false));
+        let said = |text| format!("{}: {text}", subject(case));
         match verdict(case, sum, configured) {
             Verdict::Failure(text) => failures.push(said(text)),
             Verdict::Note(text) => notes.push(said(text)),
@@ -121,26 +125,27 @@ fn verdict(case: &CaseReport, sum: Sum, configured: Flush) -> Verdict {
 }
 
 /// What a sentence is about.
-fn subject(case: &CaseReport, in_detail: bool) -> String {
+fn subject(case: &CaseReport) -> String {
     let CaseReport {
         adapter,
         memory,
         ssd,
         ..
     } = case;
-    let way = match case.direction {
+    match case.direction {
         Direction::NicToSsd => format!("{adapter} to SSD {ssd} by {memory}"),
         Direction::SsdToNic => format!("SSD {ssd} to {adapter} by {memory}"),
-    };
+    }
+}
+
+/// The same of one case.
+fn in_detail(case: &CaseReport) -> String {
     let flush = match case.flush {
         Some(true) => ", flushed",
         Some(false) => ", not flushed",
         None => "",
     };
-    match in_detail {
-        true => format!("{way}, {} bytes{flush}", case.block_bytes),
-        false => way,
-    }
+    format!("{}, {} bytes{flush}", subject(case), case.block_bytes)
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use sidelane_config::{Backend as Storage, Config};
+use sidelane_config::{Backend as Storage, Config, P2pPolicy};
 use sidelane_p2p::pool::PoolSpec;
 use sidelane_p2p::{PciAddress, Placement};
 
 use crate::reactor::Route;
+use crate::report::WayFacts;
 use crate::target::adapters::Adapters;
 use crate::target::configured;
 use crate::target::memory::Memory;
@@ -66,6 +67,15 @@ pub(super) fn paths(
             continue;
         };
         let ssd = address(device)?;
+        if namespace.p2p != P2pPolicy::Off {
+            // Who asks for peer memory and sees none tested shall know why.
+            let elsewhere = chosen.ways.iter().filter(|way| way.provider.is_none());
+            notes.extend(elsewhere.map(|way| {
+                let (nqn, nsid, p2p) = (&subsystem.nqn, namespace.nsid, namespace.p2p.as_str());
+                let WayFacts { nic, reason, .. } = way;
+                format!("{nqn} nsid {nsid} (p2p = \"{p2p}\") by {nic} uses host memory: {reason}")
+            }));
+        }
         for (at, (routes, adapter)) in chosen.routes.iter().zip(adapters.in_use()).enumerate() {
             for (number, pool) in pools.iter().enumerate() {
                 let uses = |route: &Route| route.uses(number + 1);

@@ -119,6 +119,24 @@ fn host_memory_is_tested_where_the_policy_is_off() {
 }
 
 #[test]
+fn host_memory_in_place_of_peer_memory_is_told_with_the_reason() {
+    // No SSD has memory of its own, and no provider is configured.
+    let report = Stage::without_cmb().run("prefer", &small(), None);
+    assert!(
+        report.passed && report.cases.iter().all(|case| !case.peer),
+        "{report:#?}"
+    );
+    let said = |nsid: u32| format!("nsid {nsid} (p2p = \"prefer\") by soft");
+    for nsid in [1, 2] {
+        let note = report.notes.iter().find(|note| note.contains(&said(nsid)));
+        assert!(
+            note.is_some_and(|it| it.contains("no peer memory is configured")),
+            "{report:#?}"
+        );
+    }
+}
+
+#[test]
 fn an_adapter_that_reads_too_early_fails_with_what_to_do() {
     let manner = Manner {
         reads_early: true,

@@ -42,7 +42,7 @@ pub(crate) struct Chosen {
     /// By adapter, in the order of [`Adapters::in_use`].
     pub(crate) routes: Vec<Routes>,
     /// The same for people.
-    pub(super) ways: Vec<WayFacts>,
+    pub(crate) ways: Vec<WayFacts>,
     /// Longest transfer that its pools hand out, as MDTS says it.
     pub(super) mdts: u8,
 }

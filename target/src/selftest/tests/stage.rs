@@ -21,10 +21,20 @@ const MEDIA: usize = 1 << 20;
 pub struct Stage {
     bus: ModelBus,
     ssds: [ModelController; 2],
+    has_cmb: bool,
 }
 
 impl Stage {
     pub fn new(cmb: usize) -> Self {
+        Self::with(Some(ModelCmb::new(cmb)))
+    }
+
+    pub fn without_cmb() -> Self {
+        Self::with(None)
+    }
+
+    fn with(cmb: Option<ModelCmb>) -> Self {
+        let has_cmb = cmb.is_some();
         let bus = ModelBus::new();
         let ssd = |number, cmb| {
             let options = ModelOptions {
@@ -40,11 +50,11 @@ impl Stage {
             };
             ModelController::new(&bus, options)
         };
-        let ssds = [ssd(3, Some(ModelCmb::new(cmb))), ssd(4, None)];
+        let ssds = [ssd(3, cmb), ssd(4, None)];
         for ssd in &ssds {
             fill(&bus, ssd);
         }
-        Self { bus, ssds }
+        Self { bus, ssds, has_cmb }
     }
 
     fn media(&self) -> Vec<Vec<u8>> {
@@ -78,7 +88,7 @@ impl Stage {
         let devices = ModelDevices::new(self.bus.clone(), self.ssds.iter().cloned());
         let mut last = (0, 0);
         let report = run_behind(
-            &config(p2p),
+            &config(p2p, self.has_cmb),
             &devices,
             options,
             &mut Observer {
@@ -135,25 +145,25 @@ fn fill(bus: &ModelBus, ssd: &ModelController) {
 }
 
 /// Both SSDs by the first one's buffer, behind one adapter of this test's own.
-fn config(p2p: &str) -> Config {
+fn config(p2p: &str, has_cmb: bool) -> Config {
     let [a, b, c, ..] = *Uuid::new_v4().as_bytes();
     let address = IpAddr::from(Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254)));
+    let named = has_cmb && p2p != "off";
     let namespace = |nsid, bus| {
         format!(
             "[[subsystem.namespace]]\nnsid = {nsid}\n\
              backend = {{ kind = \"nvme\", device = \"0000:0{bus}:00.0\", nsid = 1 }}\n\
              p2p = \"{p2p}\"\n{}",
-            if p2p == "off" {
-                ""
-            } else {
-                "provider = \"cmb\"\n"
-            }
+            if named { "provider = \"cmb\"\n" } else { "" }
         )
+    };
+    let provider = match has_cmb {
+        true => "[[provider]]\nid = \"cmb\"\nkind = \"cmb\"\ndevice = \"0000:03:00.0\"\n",
+        false => "",
     };
     let text = format!(
         "[target]\ncontrol = \"/nowhere/control.sock\"\ncores = [0, 1]\n\
-         [[listener]]\nid = \"front\"\nnic = \"soft\"\naddress = \"{address}\"\n\
-         [[provider]]\nid = \"cmb\"\nkind = \"cmb\"\ndevice = \"0000:03:00.0\"\n\
+         [[listener]]\nid = \"front\"\nnic = \"soft\"\naddress = \"{address}\"\n{provider}\
          [[subsystem]]\nnqn = \"nqn.2026-11.io.sidelane:test\"\n\
          hosts = [\"nqn.2026-11.io.sidelane:host\"]\n{}{}",
         namespace(1, 3),
