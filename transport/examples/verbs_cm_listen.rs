@@ -33,7 +33,7 @@ mod with_verbs {
     use sidelane_p2p::{DmaSpace, ProcessMemory, Region};
     use sidelane_transport::cm::{CmEvent, ConnId, ConnParams, ConnectionManager};
     use sidelane_transport::nic::{
-        Access, Completions, Nic, NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, Sge,
+        Access, Completions, Nic, NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, Sge, Wake,
     };
     use sidelane_transport::nvmf::{ConnectAccept, ConnectReject, ConnectRequest, RejectStatus};
     use sidelane_transport::verbs::{self, AdapterSettings, RdmaCm, VerbsNic};
@@ -211,7 +211,7 @@ mod with_verbs {
                     }
                 }
             }
-            self.nic.arm(now);
+            self.nic.arm(now, Wake::All);
         }
     }
 

@@ -34,11 +34,11 @@ mod with_verbs {
     };
     use sidelane_transport::nic::{
         Access, Adapter, AddressVector, Completion, Completions, Flush, MemoryRegion, Nic,
-        NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, RemoteMemory, SendOp, SendWr, Sge, WcOp,
+        NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, RemoteMemory, SendOp, SendWr, Sge, Wake, WcOp,
         WcStatus,
     };
     use sidelane_transport::verbs::ffi::{
-        CoreDevice, CoreMr, CoreQp, CoreSrq, Cq, Device, GidType, LinkLayer, Mr, MrAccess, Qp,
+        CoreDevice, CoreMr, CoreQp, CoreSrq, Cq, Cqs, Device, GidType, LinkLayer, Mr, MrAccess, Qp,
         QpChange, QpShape, RdmaCore, RecvList, Rtr, Rts, SendData, SendList, SendOpcode, Srq,
         Verbs, Wc, WcBuffer,
     };
@@ -233,7 +233,7 @@ mod with_verbs {
             if let Some(got) = what(nic) {
                 return Ok(got);
             }
-            if nic.arm(Instant::now()) {
+            if nic.arm(Instant::now(), Wake::All) {
                 let wait = Timespec {
                     tv_sec: 0,
                     tv_nsec: 100_000_000,
@@ -351,7 +351,14 @@ mod with_verbs {
                 }
             };
             Ok(Self {
-                qp: device.create_qp(&cq, &srq, SHAPE)?,
+                qp: device.create_qp(
+                    Cqs {
+                        sends: &cq,
+                        receives: &cq,
+                    },
+                    &srq,
+                    SHAPE,
+                )?,
                 mr,
                 srq,
                 cq,
@@ -365,7 +372,13 @@ mod with_verbs {
 
         /// A new queue pair, since one is good for one connection.
         fn renew(&mut self) -> Outcome<()> {
-            self.qp = self.device.create_qp(&self.cq, &self.srq, SHAPE)?;
+            self.qp = {
+                let cqs = Cqs {
+                    sends: &self.cq,
+                    receives: &self.cq,
+                };
+                self.device.create_qp(cqs, &self.srq, SHAPE)?
+            };
             self.mr = self.device.register_host(&self.memory, ALL)?;
             Ok(())
         }

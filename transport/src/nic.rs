@@ -424,6 +424,17 @@ pub trait Adapter: Send + Sync {
     fn try_register(&self, region: &Region, access: Access) -> Result<(), RegisterError>;
 }
 
+/// What a reactor wants to be woken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// Everything.
+    All,
+    /// All but completions of SENDs and RDMA WRITEs, which may wait for the next
+    /// thing that wakes: where an answer is on its way and nobody waits for what
+    /// it holds, each of them would be a wake-up for nothing.
+    NotSent,
+}
+
 /// An adapter, as one reactor sees it.
 ///
 /// Calls never block: what may take its time in a driver or in firmware is done
@@ -490,12 +501,7 @@ pub trait Nic {
     ///
     /// # Errors
     /// As for [`Nic::post_send`].
-    fn post_copy(&mut self, from: Sge, to: Sge, wr_id: u64) -> Result<Flush, NicError> {
-        let _ = (from, to, wr_id);
-        Err(NicError::Refused(
-            "this adapter has no self-test yet".to_owned(),
-        ))
-    }
+    fn post_copy(&mut self, from: Sge, to: Sge, wr_id: u64) -> Result<Flush, NicError>;
 
     /// Moves packets and timers on, and appends completions to `out` until it
     /// is full or none are left.
@@ -505,9 +511,9 @@ pub trait Nic {
     /// there is none.
     fn event(&mut self) -> Option<NicEvent>;
 
-    /// Arms the event: `true` when the reactor may sleep, `false` when there is
-    /// work already and it must poll again.
-    fn arm(&mut self, now: Instant) -> bool;
+    /// Arms the event for what `wake` says: `true` when the reactor may sleep,
+    /// `false` when there is work already and it must poll again.
+    fn arm(&mut self, now: Instant, wake: Wake) -> bool;
 
     /// Readable when there may be work, once armed.
     fn event_fd(&self) -> BorrowedFd<'_>;

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use sidelane_nvme::spec::{CQE_LEN, Cqe};
 use sidelane_p2p::{DmaSpace, MemView};
 use sidelane_transport::cm::Connector;
-use sidelane_transport::nic::{Access, ActiveNic, Completions, MAX_COMPLETIONS, RecvWr};
+use sidelane_transport::nic::{Access, ActiveNic, Completions, MAX_COMPLETIONS, RecvWr, Wake};
 
 use super::memory::{HostMemory, Layout};
 use super::options::{DEPTH_MAX, IO_QUEUES_MAX};
@@ -103,7 +103,7 @@ impl Endpoint {
     /// Sleeps until there may be work or `until` has come.
     pub(super) fn wait(&mut self, until: Instant) -> Result<(), HostError> {
         let now = Instant::now();
-        if until <= now || !self.nic.arm(now) {
+        if until <= now || !self.nic.arm(now, Wake::All) {
             return Ok(());
         }
         let deadlines = [self.nic.deadline(), self.cm.deadline()];

@@ -207,6 +207,16 @@ impl Connections {
         }
     }
 
+    /// Whether a connection waits for what it has sent: to end, or for room.
+    pub(super) fn wait_for_sends(&self) -> bool {
+        let waits = |c: &Connection| c.closing.is_some() || !c.outbox.is_empty();
+        let mut live = self
+            .by_key
+            .values()
+            .filter_map(|at| self.table.get(*at)?.as_ref());
+        live.any(waits)
+    }
+
     pub(super) fn indices(&self) -> Vec<usize> {
         self.by_key.values().copied().collect()
     }

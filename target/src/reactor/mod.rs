@@ -79,10 +79,10 @@ pub const POOL_ACCESS: Access = Access {
     ..MESSAGE_ACCESS
 };
 
-/// Rounds without progress before the reactor sleeps. A round that finds nothing
-/// costs about a microsecond, so this is far below what a sleep and a wake-up
-/// cost, and far below what anyone would call burning a core.
-const IDLE_ROUNDS: u32 = 20;
+/// How long the reactor looks for work before it sleeps: about what a sleep and a
+/// wake-up cost, so that it never loses more by looking than it could gain, and
+/// far below what anyone would call burning a core.
+const SPIN: Duration = Duration::from_micros(20);
 
 /// How long the reactor sleeps at most: what it does then costs nothing worth
 /// naming, and a lost wake-up does not last for ever.
@@ -410,7 +410,7 @@ impl Reactor {
     }
 
     fn run(&mut self) {
-        let mut idle_rounds = 0;
+        let mut idle_since = None;
         loop {
             let now = Instant::now();
             if self
@@ -422,11 +422,11 @@ impl Reactor {
             let progress = self.round(now);
             self.counters.rounds.add(1);
             if progress {
-                idle_rounds = 0;
+                idle_since = None;
             } else {
-                idle_rounds += 1;
-                if idle_rounds > IDLE_ROUNDS && self.sleep(now) {
-                    idle_rounds = 0;
+                let since = *idle_since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= SPIN && self.sleep(now) {
+                    idle_since = None;
                 }
             }
         }

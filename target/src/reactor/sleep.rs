@@ -6,6 +6,8 @@ use std::time::Instant;
 use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use sidelane_transport::nic::Wake;
+
 use super::mailbox::clear_eventfd;
 use super::{MAX_SLEEP, Reactor};
 use crate::backend::DoneList;
@@ -14,11 +16,22 @@ use crate::backend::DoneList;
 pub const MAX_WAITED: usize = 63;
 
 impl Reactor {
+    /// What adapters wake it for. An answer that has gone out gives back a slot,
+    /// a buffer and room in the send queue: unless somebody waits for one of
+    /// these, it can be looked at when the next command comes.
+    fn wake(&self) -> Wake {
+        let awaited = self.stopping.is_some()
+            || self.connections.wait_for_sends()
+            || self.pools.iter().any(|waited| !waited.admission.is_empty());
+        if awaited { Wake::All } else { Wake::NotSent }
+    }
+
     /// Sleeps until something happens or a timer is due. `false` when there was
     /// work after all, found between arming and sleeping.
     pub(super) fn sleep(&mut self, now: Instant) -> bool {
+        let wake = self.wake();
         for port in &mut self.ports {
-            if !port.nic.arm(now) {
+            if !port.nic.arm(now, wake) {
                 return false;
             }
         }

@@ -16,7 +16,7 @@ use super::socket::{SendSlots, Socket};
 use super::wire::{ICRC_LEN, ROCE_V2_PORT};
 use crate::nic::{
     Access, ActiveNic, Adapter, AdapterState, Completions, Flush, MemoryRegion, Nic, NicCaps,
-    NicError, NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge,
+    NicError, NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge, Wake,
 };
 
 /// Batches that one poll takes from the socket, and gives to it.
@@ -254,7 +254,7 @@ impl Nic for SoftNic {
         event.or_else(|| self.engine.failed_qp().map(NicEvent::Failed))
     }
 
-    fn arm(&mut self, now: Instant) -> bool {
+    fn arm(&mut self, now: Instant, _wake: Wake) -> bool {
         // The socket is read until it is empty, so that a reactor may as well
         // wait for its edge.
         let arrived = self.receive(now);

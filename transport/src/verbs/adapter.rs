@@ -380,9 +380,8 @@ impl Fit {
         );
         // Room for all that can be outstanding at once, so that the queue never
         // overruns, and for what a destroyed queue pair may leave behind.
-        let fixed = srq_wr
-            .saturating_add(FLUSH_DEPTH as u32)
-            .saturating_add(MAX_COMPLETIONS as u32);
+        // Receives have a queue of their own.
+        let fixed = (FLUSH_DEPTH + MAX_COMPLETIONS) as u32;
         let wanted = max_connections
             .saturating_mul(send_wr)
             .saturating_add(fixed);

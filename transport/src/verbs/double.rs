@@ -16,8 +16,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use sidelane_p2p::{DmaBuf, MemView, PciAddress};
 
 use super::ffi::{
-    AsyncEvent, Device, GidEntry, GidType, Limits, LinkLayer, MrAccess, Port, QpChange, QpShape,
-    RecvList, SendOpcode, Unopened, Verbs, Wc, status,
+    AsyncEvent, Cqs, Device, GidEntry, GidType, Limits, LinkLayer, MrAccess, Port, QpChange,
+    QpShape, RecvList, SendOpcode, Unopened, Verbs, Wc, status,
 };
 use crate::nic::Sge;
 
@@ -95,7 +95,8 @@ struct Memory {
 
 /// A queue pair.
 struct Pair {
-    cq: usize,
+    send_cq: usize,
+    recv_cq: usize,
     failed: bool,
     outstanding: VecDeque<Wr>,
 }
@@ -281,7 +282,8 @@ impl Double {
     pub fn receive(&self, qp: u32, len: u32, invalidated: Option<u32>) {
         let mut state = self.state();
         let wr_id = state.received.pop_front().unwrap();
-        state.give(qp, wr_id, status::SUCCESS, len, invalidated);
+        let cq = state.pairs[&qp].recv_cq;
+        state.queues[cq].push(wc(qp, wr_id, status::SUCCESS, len, invalidated));
     }
 
     /// A message arrives after events were drained and before the queue of that
@@ -289,7 +291,7 @@ impl Double {
     pub fn receive_before_arm(&self, qp: u32, len: u32) {
         let mut state = self.state();
         let wr_id = state.received.pop_front().unwrap();
-        let cq = state.pairs[&qp].cq;
+        let cq = state.pairs[&qp].recv_cq;
         state.queues[cq].before_arm = Some(wc(qp, wr_id, status::SUCCESS, len, None));
     }
 
@@ -331,9 +333,9 @@ impl Queue {
 }
 
 impl State {
-    fn give(&mut self, qp: u32, wr_id: u64, status: u32, len: u32, invalidated: Option<u32>) {
-        let cq = self.pairs[&qp].cq;
-        self.queues[cq].push(wc(qp, wr_id, status, len, invalidated));
+    fn give(&mut self, qp: u32, wr_id: u64, status: u32) {
+        let cq = self.pairs[&qp].send_cq;
+        self.queues[cq].push(wc(qp, wr_id, status, 0, None));
     }
 
     fn complete(&mut self, qp: u32, status: u32) {
@@ -341,7 +343,7 @@ impl State {
             return;
         };
         if wr.signaled || status != status::SUCCESS {
-            self.give(qp, wr.wr_id, status, 0, None);
+            self.give(qp, wr.wr_id, status);
         }
         if status != status::SUCCESS {
             self.pairs.get_mut(&qp).unwrap().failed = true;
@@ -354,7 +356,7 @@ impl State {
             let Some(wr) = self.pairs.get_mut(&qp).unwrap().outstanding.pop_front() else {
                 return;
             };
-            self.give(qp, wr.wr_id, status::FLUSHED, 0, None);
+            self.give(qp, wr.wr_id, status::FLUSHED);
         }
     }
 
@@ -469,9 +471,14 @@ impl Device for DoubleDevice {
         Ok(DoubleSrq::new(&self.0, state, wrs))
     }
 
-    fn create_qp(&self, cq: &DoubleCq, srq: &DoubleSrq, shape: QpShape) -> io::Result<DoubleQp> {
+    fn create_qp(
+        &self,
+        cqs: Cqs<'_, DoubleCq>,
+        srq: &DoubleSrq,
+        shape: QpShape,
+    ) -> io::Result<DoubleQp> {
         let state = self.0.enter(Step::CreateQp)?;
-        Ok(DoubleQp::new(&self.0, state, cq, srq, shape))
+        Ok(DoubleQp::new(&self.0, state, cqs, srq, shape))
     }
 
     fn wait_event(&self, stop: BorrowedFd<'_>) -> io::Result<Option<AsyncEvent>> {

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use super::explain::{MemoryLock, Refusal, refused};
 use super::ffi::{
-    Device, GidEntry, GidType, Limits, LinkLayer, MrAccess, Port, Qp, QpChange, QpShape, Rtr, Rts,
+    Cqs, Device, GidEntry, GidType, Limits, LinkLayer, MrAccess, Port, Qp, QpChange, QpShape, Rtr,
+    Rts,
 };
 use crate::nic::AddressVector;
 
@@ -77,6 +78,10 @@ impl<D: Device> Flusher<D> {
 
     pub fn number(&self) -> Option<u32> {
         self.qp.as_ref().map(|qp| qp.number())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.flushing.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
@@ -154,7 +159,7 @@ impl<D: Device> Flusher<D> {
 pub(super) fn make_qp<D: Device>(
     device: &D,
     limits: &Limits,
-    cq: &D::Cq,
+    cqs: Cqs<'_, D::Cq>,
     srq: &D::Srq,
 ) -> Result<D::Qp, Refusal> {
     let because = |what: &str, error: io::Error| {
@@ -171,7 +176,7 @@ pub(super) fn make_qp<D: Device>(
         inline: 0,
     };
     let qp = device
-        .create_qp(cq, srq, shape)
+        .create_qp(cqs, srq, shape)
         .map_err(|error| because("ibv_create_qp", error))?;
     // Not to be guessed by a peer that sends in our own name.
     let psn = RandomState::new().hash_one(qp.number()) as u32 & 0xff_ffff;

@@ -23,13 +23,13 @@ use sidelane_p2p::{Region, RegionId};
 use self::pairs::Pair;
 use super::adapter::VerbsAdapter;
 use super::explain::{MemoryLock, Refusal, refused};
-use super::ffi::{Cq, Device, RdmaCore, RecvList, SendList, Verbs, WcBuffer};
+use super::ffi::{Cq, Cqs, Device, RdmaCore, RecvList, SendList, Verbs, WcBuffer};
 use super::flusher::{self, FLUSH_DEPTH, Flusher};
 use super::registration::Registration;
 use super::worker::{Job, Report, STOP_LIMIT};
 use crate::nic::{
     Access, Completion, Completions, Flush, MemoryRegion, Nic, NicCaps, NicError, NicEvent,
-    QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge,
+    QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge, Wake,
 };
 
 type DeviceOf<V> = <V as Verbs>::Device;
@@ -48,6 +48,31 @@ pub struct VerbsCounters {
     pub unknown: u64,
     /// Flush queue pairs made anew after a failure.
     pub flushers_remade: u64,
+}
+
+/// The completion queues of a part: apart, since what was sent need not wake
+/// anybody.
+pub(super) struct OwnCqs<D: Device> {
+    sends: Arc<D::Cq>,
+    receives: Arc<D::Cq>,
+}
+
+impl<D: Device> OwnCqs<D> {
+    pub fn both(&self) -> Cqs<'_, D::Cq> {
+        Cqs {
+            sends: &self.sends,
+            receives: &self.receives,
+        }
+    }
+}
+
+impl<D: Device> Clone for OwnCqs<D> {
+    fn clone(&self) -> Self {
+        Self {
+            sends: Arc::clone(&self.sends),
+            receives: Arc::clone(&self.receives),
+        }
+    }
 }
 
 /// A registration that this part uses.
@@ -69,7 +94,11 @@ pub struct VerbsNic<V: Verbs = RdmaCore> {
     /// Queue pairs that are to be destroyed once they are empty.
     draining: Vec<u32>,
     flusher: Flusher<DeviceOf<V>>,
-    cq: Arc<<DeviceOf<V> as Device>::Cq>,
+    cqs: OwnCqs<DeviceOf<V>>,
+    /// Whether an event of each is to come: for sends, for receives.
+    armed: [bool; 2],
+    /// RDMA READs that will make a completion.
+    reads: usize,
     srq: Arc<<DeviceOf<V> as Device>::Srq>,
     /// Completions that no queue pair has claimed yet.
     cq_free: u32,
@@ -101,16 +130,22 @@ impl<V: Verbs> VerbsNic<V> {
         let shared = &adapter.shared;
         let (caps, limits) = (&shared.caps, &shared.limits);
         let lock = MemoryLock::now();
-        let cq = shared.device.create_cq(shared.cq_entries);
-        let cq = cq.map_err(|error| {
-            let limit = format!(
-                "the adapter takes {} completion queues of {} entries; fewer cores, or a lower \
+        let make = |entries: u32| -> Result<<DeviceOf<V> as Device>::Cq, Refusal> {
+            let cq = shared.device.create_cq(entries);
+            cq.map_err(|error| {
+                let limit = format!(
+                    "the adapter takes {} completion queues of {} entries; fewer cores, or a lower \
                  max_queue_entries, need less",
-                limits.max_cq, limits.max_cqe
-            );
-            let bytes = u64::from(shared.cq_entries) * 64;
-            refused("ibv_create_cq", &error, bytes, Some(&limit), &lock)
-        })?;
+                    limits.max_cq, limits.max_cqe
+                );
+                let bytes = u64::from(entries) * 64;
+                refused("ibv_create_cq", &error, bytes, Some(&limit), &lock)
+            })
+        };
+        let cqs: OwnCqs<DeviceOf<V>> = OwnCqs {
+            sends: Arc::new(make(shared.cq_entries)?),
+            receives: Arc::new(make(caps.max_srq_wr)?),
+        };
         let srq = shared.device.create_srq(caps.max_srq_wr);
         let srq = srq.map_err(|error| {
             let limit = format!(
@@ -121,7 +156,7 @@ impl<V: Verbs> VerbsNic<V> {
             let bytes = u64::from(caps.max_srq_wr) * 32;
             refused("ibv_create_srq", &error, bytes, Some(&limit), &lock)
         })?;
-        let flush_qp = flusher::make_qp(&shared.device, limits, &cq, &srq)?;
+        let flush_qp = flusher::make_qp(&shared.device, limits, cqs.both(), &srq)?;
         shared
             .routes
             .add(super::ffi::Qp::number(&flush_qp), part, true);
@@ -131,13 +166,17 @@ impl<V: Verbs> VerbsNic<V> {
             }
         };
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create"))?;
-        for fd in [cq.channel(), shared.parts[part].bell()] {
+        for fd in [
+            cqs.sends.channel(),
+            cqs.receives.channel(),
+            shared.parts[part].bell(),
+        ] {
             let data = epoll::EventData::new_u64(0);
             epoll::add(&ready, fd, data, epoll::EventFlags::IN).map_err(system("epoll_ctl"))?;
         }
         let connections = shared.max_connections as usize;
         // What the flushes, and what a destroyed queue pair leaves behind, need.
-        let fixed = caps.max_srq_wr + (FLUSH_DEPTH + crate::nic::MAX_COMPLETIONS) as u32;
+        let fixed = (FLUSH_DEPTH + crate::nic::MAX_COMPLETIONS) as u32;
         Ok(Self {
             part,
             pairs: HashMap::with_capacity(connections),
@@ -145,7 +184,9 @@ impl<V: Verbs> VerbsNic<V> {
             draining: Vec::with_capacity(connections),
             flusher: Flusher::new(flush_qp),
             cq_free: shared.cq_entries.saturating_sub(fixed),
-            cq: Arc::new(cq),
+            cqs,
+            armed: [false; 2],
+            reads: 0,
             srq: Arc::new(srq),
             srq_posted: 0,
             held: Vec::new(),
@@ -173,6 +214,20 @@ impl<V: Verbs> VerbsNic<V> {
     /// The adapter that it is a part of.
     pub fn adapter(&self) -> &Arc<VerbsAdapter<V>> {
         &self.adapter
+    }
+
+    /// Arms the queues that are not armed yet, and looks at both.
+    fn arm_queues(&mut self, sends: bool) -> std::io::Result<()> {
+        let [sends_armed, receives_armed] = &mut self.armed;
+        if sends {
+            arm(&*self.cqs.sends, sends_armed)?;
+        }
+        arm(&*self.cqs.receives, receives_armed)?;
+        self.cqs.receives.poll(&mut self.wcs)?;
+        if self.wcs.is_empty() {
+            self.cqs.sends.poll(&mut self.wcs)?;
+        }
+        Ok(())
     }
 
     fn set_gone(&mut self) {
@@ -213,6 +268,17 @@ const _: () = {
     const fn assert_send<T: Send>() {}
     assert_send::<VerbsNic<RdmaCore>>();
 };
+
+/// Arms a queue, unless it still is since the last time.
+fn arm<C: Cq>(cq: &C, armed: &mut bool) -> std::io::Result<()> {
+    if *armed && !cq.take_event()? {
+        return Ok(());
+    }
+    *armed = false;
+    cq.arm()?;
+    *armed = true;
+    Ok(())
+}
 
 /// The registration behind a key.
 fn held_by_key<D: Device>(held: &[Held<D>], lkey: u32) -> Option<&Held<D>> {
@@ -300,6 +366,10 @@ impl<V: Verbs> Nic for VerbsNic<V> {
         self.flush(last, wr_id)
     }
 
+    fn post_copy(&mut self, from: Sge, to: Sge, wr_id: u64) -> Result<Flush, NicError> {
+        self.copy(from, to, wr_id)
+    }
+
     fn poll(&mut self, now: Instant, out: &mut Completions) {
         // Reports first: what they say of a queue pair's last completion counts
         // for what is polled after them.
@@ -312,14 +382,17 @@ impl<V: Verbs> Nic for VerbsNic<V> {
         self.events.pop_front()
     }
 
-    /// Bell and channel are emptied, then the queue is armed, then it is looked
-    /// at: what comes between two of these steps is seen by a later one.
-    fn arm(&mut self, now: Instant) -> bool {
+    /// The bell is silenced, the queues are armed, then they are looked at: what
+    /// comes between two of these steps is seen by a later one.
+    fn arm(&mut self, now: Instant, wake: Wake) -> bool {
         self.adapter.shared.parts[self.part].silence();
         self.read_reports(now);
         if self.wcs.is_empty() {
-            let armed = self.cq.drain_events().and_then(|()| self.cq.arm());
-            if armed.and_then(|()| self.cq.poll(&mut self.wcs)).is_err() {
+            let sends = wake == Wake::All
+                || self.reads > 0
+                || !self.flusher.is_empty()
+                || !self.draining.is_empty();
+            if self.arm_queues(sends).is_err() {
                 self.set_gone();
             }
             let emptied = self.wcs.is_empty();

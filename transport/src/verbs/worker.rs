@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,6 +21,7 @@ use super::adapter::Shared;
 use super::explain::{MemoryLock, refused};
 use super::ffi::{AsyncEvent, Device, INLINE_BYTES, MrAccess, Qp, QpChange, QpShape, Rtr, Rts};
 use super::flusher;
+use super::nic::OwnCqs;
 use super::registration::Registration;
 use super::send_queue::SendQueue;
 use crate::nic::{NicError, QpAttrs};
@@ -42,7 +44,7 @@ pub(super) enum Job<D: Device> {
     Flusher {
         part: usize,
         old: Option<Arc<D::Qp>>,
-        cq: Arc<D::Cq>,
+        cqs: OwnCqs<D>,
         srq: Arc<D::Srq>,
     },
     /// Ends a registration, by dropping it.
@@ -55,7 +57,7 @@ pub(super) struct Open<D: Device> {
     pub ticket: u64,
     pub send_wrs: u32,
     pub attrs: QpAttrs,
-    pub cq: Arc<D::Cq>,
+    pub cqs: OwnCqs<D>,
     pub srq: Arc<D::Srq>,
 }
 
@@ -82,12 +84,15 @@ pub(super) enum Report<D: Device> {
 pub(super) struct Mailbox<D: Device> {
     sender: Sender<Report<D>>,
     bell: OwnedFd,
+    /// Whether the bell was rung, so that a silent one costs no system call.
+    rung: AtomicBool,
 }
 
 impl<D: Device> Mailbox<D> {
     pub fn new(sender: Sender<Report<D>>) -> io::Result<Self> {
         let bell = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { sender, bell })
+        let rung = AtomicBool::new(false);
+        Ok(Self { sender, bell, rung })
     }
 
     /// Puts a report in, then rings. A part that is gone wants none.
@@ -95,12 +100,16 @@ impl<D: Device> Mailbox<D> {
         if self.sender.send(report).is_ok() {
             // Fails only when it is readable already.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+            // Only then: a bell that is said to be rung can be silenced.
+            self.rung.store(true, Ordering::Release);
         }
     }
 
     /// Makes the bell silent again; to be done before reports are looked for.
     pub fn silence(&self) {
-        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        if self.rung.swap(false, Ordering::Acquire) {
+            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        }
     }
 
     pub fn bell(&self) -> BorrowedFd<'_> {
@@ -279,11 +288,16 @@ fn work<D: Device>(shared: &Shared<D>, job: Job<D>) {
             destroy(shared, qp);
             shared.parts[part].send(Report::Destroyed(number));
         }
-        Job::Flusher { part, old, cq, srq } => {
+        Job::Flusher {
+            part,
+            old,
+            cqs,
+            srq,
+        } => {
             if let Some(old) = old {
                 destroy(shared, old);
             }
-            let made = flusher::make_qp(&shared.device, &shared.limits, &cq, &srq);
+            let made = flusher::make_qp(&shared.device, &shared.limits, cqs.both(), &srq);
             let made = made.map_err(|refusal| refusal.to_string());
             let made = made.map(Arc::new);
             if let Ok(qp) = &made {
@@ -329,12 +343,12 @@ fn make_qp<D: Device>(
         send_wrs: open.send_wrs,
         inline: INLINE_BYTES as u32,
     };
-    let made = shared.device.create_qp(&open.cq, &open.srq, shape);
+    let made = shared.device.create_qp(open.cqs.both(), &open.srq, shape);
     // Not every device takes data inline.
     let made = made.or_else(|error| match error.raw_os_error() {
         Some(libc::EINVAL | libc::EOPNOTSUPP) => {
             let shape = QpShape { inline: 0, ..shape };
-            shared.device.create_qp(&open.cq, &open.srq, shape)
+            shared.device.create_qp(open.cqs.both(), &open.srq, shape)
         }
         _ => Err(error),
     });

@@ -214,6 +214,10 @@ impl Nic for DoubleNic {
         None
     }
 
+    fn post_copy(&mut self, _: Sge, _: Sge, _: u64) -> Result<Flush, NicError> {
+        unreachable!("a host tests no adapter")
+    }
+
     fn destroy_qp(&mut self, qp: QpNumber) {
         let mut fabric = self.fabric();
         fabric.qps.remove(&qp);
@@ -261,7 +265,7 @@ impl Nic for DoubleNic {
         }
     }
 
-    fn arm(&mut self, _: Instant) -> bool {
+    fn arm(&mut self, _: Instant, _: Wake) -> bool {
         let fabric = self.fabric();
         fabric.done.is_empty() && fabric.events.is_empty()
     }

@@ -227,10 +227,10 @@ fn sixty_four_mebibytes_arrive_unchanged_by_send() {
 fn a_reactor_with_nothing_to_do_sleeps_and_a_packet_wakes_it() {
     let (mut a, mut b) = pair();
     let now = Instant::now();
-    assert!(a.nic.arm(now) && b.nic.arm(now));
+    assert!(a.nic.arm(now, Wake::All) && b.nic.arm(now, Wake::All));
     let remote = b.remote(TAKEN);
     a.post(1, SendOp::Write(remote), a.sge(0, 100));
-    assert!(a.nic.arm(Instant::now()), "arming sends");
+    assert!(a.nic.arm(Instant::now(), Wake::All), "arming sends");
     let mut fds = [rustix::event::PollFd::new(
         &b.nic.socket,
         rustix::event::PollFlags::IN,
@@ -240,11 +240,11 @@ fn a_reactor_with_nothing_to_do_sleeps_and_a_packet_wakes_it() {
         tv_nsec: 0,
     };
     assert_eq!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 1);
-    assert!(!b.nic.arm(Instant::now()), "there is work");
-    assert!(b.nic.arm(Instant::now()));
+    assert!(!b.nic.arm(Instant::now(), Wake::All), "there is work");
+    assert!(b.nic.arm(Instant::now(), Wake::All));
     assert!(a.nic.deadline().is_some());
     run(&mut a, &mut b, |a, _| a.done.len() == 1);
-    assert!(a.nic.arm(Instant::now()));
+    assert!(a.nic.arm(Instant::now(), Wake::All));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::{Call, Double, Memory, Pair, Queue, State, Step, Wr, bell, numbers};
 use crate::verbs::ffi::{
-    AsyncEvent, Cq, Mr, PostFailure, Qp, QpChange, QpShape, RecvList, SendList, Srq, WcBuffer,
+    AsyncEvent, Cq, Cqs, Mr, PostFailure, Qp, QpChange, QpShape, RecvList, SendList, Srq, WcBuffer,
     status,
 };
 
@@ -127,9 +127,8 @@ impl Cq for DoubleCq {
         Ok(())
     }
 
-    fn drain_events(&self) -> io::Result<()> {
-        let _ = rustix::io::read(&self.channel, &mut [0; 8]);
-        Ok(())
+    fn take_event(&self) -> io::Result<bool> {
+        Ok(rustix::io::read(&self.channel, &mut [0; 8]).is_ok())
     }
 
     fn channel(&self) -> BorrowedFd<'_> {
@@ -171,7 +170,7 @@ pub struct DoubleQp {
     number: u32,
     max_inline: u32,
     object: Option<Arc<Object>>,
-    _cq: Arc<Object>,
+    _cqs: [Arc<Object>; 2],
     _srq: Arc<Object>,
     double: Double,
 }
@@ -180,13 +179,14 @@ impl DoubleQp {
     pub fn new(
         double: &Double,
         mut state: MutexGuard<'_, State>,
-        cq: &DoubleCq,
+        cqs: Cqs<'_, DoubleCq>,
         srq: &DoubleSrq,
         shape: QpShape,
     ) -> Self {
         let number = state.number();
         let pair = Pair {
-            cq: cq.at,
+            send_cq: cqs.sends.at,
+            recv_cq: cqs.receives.at,
             failed: false,
             outstanding: Default::default(),
         };
@@ -197,7 +197,7 @@ impl DoubleQp {
             number,
             max_inline,
             object: Some(Object::new(double, state, made, Call::DestroyQp(number))),
-            _cq: Arc::clone(&cq.object),
+            _cqs: [cqs.sends, cqs.receives].map(|cq| Arc::clone(&cq.object)),
             _srq: Arc::clone(&srq.object),
             double: double.clone(),
         }

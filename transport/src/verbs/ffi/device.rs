@@ -20,7 +20,7 @@ use super::objects::{
     CoreCq, CoreMr, CoreQp, CoreSrq, RawAsyncEvent, destroyed, made, nonblocking, status,
 };
 use super::types::{AsyncEvent, GidEntry, Limits, LinkLayer, MrAccess, Port, QpShape, Unopened};
-use super::{Device, SEND_SGES, Verbs, sysfs};
+use super::{Cqs, Device, SEND_SGES, Verbs, sysfs};
 
 /// rdma-core.
 #[derive(Debug, Default, Clone, Copy)]
@@ -285,8 +285,8 @@ impl Device for CoreDevice {
         CoreSrq::new(Arc::clone(&self.pd), wrs)
     }
 
-    fn create_qp(&self, cq: &CoreCq, srq: &CoreSrq, shape: QpShape) -> io::Result<CoreQp> {
-        CoreQp::new(Arc::clone(&self.pd), cq, srq, shape, SEND_SGES as u32)
+    fn create_qp(&self, cqs: Cqs<'_, CoreCq>, srq: &CoreSrq, shape: QpShape) -> io::Result<CoreQp> {
+        CoreQp::new(Arc::clone(&self.pd), cqs, srq, shape, SEND_SGES as u32)
     }
 
     fn wait_event(&self, stop: BorrowedFd<'_>) -> io::Result<Option<AsyncEvent>> {

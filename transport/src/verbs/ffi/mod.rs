@@ -113,7 +113,12 @@ pub trait Device: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it is refused.
-    fn create_qp(&self, cq: &Self::Cq, srq: &Self::Srq, shape: QpShape) -> io::Result<Self::Qp>;
+    fn create_qp(
+        &self,
+        cqs: Cqs<'_, Self::Cq>,
+        srq: &Self::Srq,
+        shape: QpShape,
+    ) -> io::Result<Self::Qp>;
 
     /// Waits for an asynchronous event and acknowledges it; `None` when `stop`
     /// became readable.
@@ -148,14 +153,23 @@ pub trait Cq: Send + Sync + 'static {
     /// When the queue is broken.
     fn arm(&self) -> io::Result<()>;
 
-    /// Takes the events that came, and acknowledges them in batches.
+    /// Takes an event, if one came, and acknowledges them in batches. One arming
+    /// makes one at most.
     ///
     /// # Errors
     /// When the device is gone.
-    fn drain_events(&self) -> io::Result<()>;
+    fn take_event(&self) -> io::Result<bool>;
 
     /// Readable when an event came.
     fn channel(&self) -> BorrowedFd<'_>;
+}
+
+/// The completion queues of a queue pair.
+pub struct Cqs<'a, C> {
+    /// For what it sends.
+    pub sends: &'a C,
+    /// For what it receives.
+    pub receives: &'a C,
 }
 
 /// A shared receive queue.

@@ -19,7 +19,7 @@ use super::attrs::describe;
 use super::device::{Context, Pd};
 use super::lists::{RecvList, SendList, WcBuffer};
 use super::types::{AsyncEvent, PostFailure, QpChange, QpShape};
-use super::{Cq, Mr, Qp, Srq};
+use super::{Cq, Cqs, Mr, Qp, Srq};
 
 /// Completion events that are acknowledged together: each time takes a lock.
 const ACK_BATCH: u32 = 64;
@@ -243,26 +243,25 @@ impl Cq for CoreCq {
         status(unsafe { sys::ibv_req_notify_cq(self.0.ptr.as_ptr(), 0) })
     }
 
-    fn drain_events(&self) -> io::Result<()> {
-        loop {
-            let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
-            let channel = self.0.channel.ptr.as_ptr();
-            // SAFETY: the channel exists, and the call writes both pointers, which
-            // are not used: the channel has only this queue.
-            if unsafe { sys::ibv_get_cq_event(channel, &mut cq, &mut context) } != 0 {
-                let error = io::Error::last_os_error();
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock => Ok(()),
-                    io::ErrorKind::Interrupted => continue,
-                    _ => Err(error),
-                };
-            }
-            if self.0.unacked.fetch_add(1, Ordering::Relaxed) + 1 >= ACK_BATCH {
-                let taken = self.0.unacked.swap(0, Ordering::Relaxed);
-                // SAFETY: so many events were taken and not acknowledged.
-                unsafe { sys::ibv_ack_cq_events(self.0.ptr.as_ptr(), taken) };
-            }
+    fn take_event(&self) -> io::Result<bool> {
+        let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
+        let channel = self.0.channel.ptr.as_ptr();
+        // SAFETY: the channel exists, and the call writes both pointers, which are
+        // not used: the channel has only this queue.
+        if unsafe { sys::ibv_get_cq_event(channel, &mut cq, &mut context) } != 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                // Interrupted: it is still there the next time.
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
+                _ => Err(error),
+            };
         }
+        if self.0.unacked.fetch_add(1, Ordering::Relaxed) + 1 >= ACK_BATCH {
+            let taken = self.0.unacked.swap(0, Ordering::Relaxed);
+            // SAFETY: so many events were taken and not acknowledged.
+            unsafe { sys::ibv_ack_cq_events(self.0.ptr.as_ptr(), taken) };
+        }
+        Ok(true)
     }
 
     fn channel(&self) -> BorrowedFd<'_> {
@@ -330,7 +329,7 @@ pub struct CoreQp {
     ptr: NonNull<sys::ibv_qp>,
     max_inline: u32,
     /// After the queue pair, in this order.
-    _cq: Arc<CqInner>,
+    _cqs: [Arc<CqInner>; 2],
     _srq: Arc<SrqInner>,
     _pd: Arc<Pd>,
 }
@@ -343,15 +342,15 @@ unsafe impl Sync for CoreQp {}
 impl CoreQp {
     pub(super) fn new(
         pd: Arc<Pd>,
-        cq: &CoreCq,
+        cqs: Cqs<'_, CoreCq>,
         srq: &CoreSrq,
         shape: QpShape,
         sges: u32,
     ) -> io::Result<Self> {
         let mut attr = sys::ibv_qp_init_attr {
             qp_context: ptr::null_mut(),
-            send_cq: cq.0.ptr.as_ptr(),
-            recv_cq: cq.0.ptr.as_ptr(),
+            send_cq: cqs.sends.0.ptr.as_ptr(),
+            recv_cq: cqs.receives.0.ptr.as_ptr(),
             srq: srq.0.ptr.as_ptr(),
             cap: sys::ibv_qp_cap {
                 max_send_wr: shape.send_wrs,
@@ -368,7 +367,7 @@ impl CoreQp {
         Ok(Self {
             ptr,
             max_inline: attr.cap.max_inline_data,
-            _cq: Arc::clone(&cq.0),
+            _cqs: [cqs.sends, cqs.receives].map(|cq| Arc::clone(&cq.0)),
             _srq: Arc::clone(&srq.0),
             _pd: pd,
         })

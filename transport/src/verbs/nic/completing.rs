@@ -29,7 +29,8 @@ impl<V: Verbs> VerbsNic<V> {
     /// Appends completions until there is no room or there are no more; `true`
     /// when the adapter had none left.
     pub(super) fn poll_into(&mut self, now: Instant, out: &mut Completions) -> bool {
-        let mut short = false;
+        // Sends first: what they give back is what receives ask for.
+        let (mut sends_short, mut short) = (false, false);
         while !out.is_full() {
             if let Some(completion) = self.made_up.pop_front() {
                 out.push(completion);
@@ -38,11 +39,17 @@ impl<V: Verbs> VerbsNic<V> {
             } else if short {
                 return true;
             } else {
-                if self.cq.poll(&mut self.wcs).is_err() {
+                let cq = match sends_short {
+                    false => &self.cqs.sends,
+                    true => &self.cqs.receives,
+                };
+                if cq.poll(&mut self.wcs).is_err() {
                     self.set_gone();
                     return true;
                 }
-                short = self.wcs.is_short();
+                let ended = self.wcs.is_short();
+                short = sends_short && ended;
+                sends_short |= ended;
             }
         }
         false
@@ -65,6 +72,8 @@ impl<V: Verbs> VerbsNic<V> {
             WcOp::Recv => self.srq_posted = self.srq_posted.saturating_sub(1),
             WcOp::Flush => return self.complete_flush(&wc, wr_id, now),
             WcOp::Send | WcOp::Read | WcOp::Write => {
+                // Of one that failed also those come that were not counted.
+                self.reads = self.reads.saturating_sub(usize::from(op == WcOp::Read));
                 let Some(pair) = self.pairs.get_mut(&wc.qp) else {
                     self.counters.unknown += 1;
                     return None;

@@ -98,7 +98,7 @@ impl<V: Verbs> VerbsNic<V> {
             ticket,
             send_wrs: caps.max_send_wr,
             attrs: *attrs,
-            cq: Arc::clone(&self.cq),
+            cqs: self.cqs.clone(),
             srq: Arc::clone(&self.srq),
         })));
         Ok(())
@@ -255,7 +255,7 @@ impl<V: Verbs> VerbsNic<V> {
             self.submit(Job::Flusher {
                 part: self.part,
                 old,
-                cq: Arc::clone(&self.cq),
+                cqs: self.cqs.clone(),
                 srq: Arc::clone(&self.srq),
             });
         }

@@ -48,6 +48,7 @@ impl<V: Verbs> VerbsNic<V> {
                     return Err(NicError::Malformed("it has too many pieces"));
                 }
                 outstanding.push(wr_id, keys(wr), wr.signaled);
+                self.reads += usize::from(op == WcOp::Read && wr.signaled);
             }
             self.counters.doorbells += 1;
             if let Err(failure) = queue_pair.post(&mut self.sends) {
@@ -126,13 +127,33 @@ impl<V: Verbs> VerbsNic<V> {
 
     /// Reads the last byte back.
     pub(super) fn flush(&mut self, last: Sge, wr_id: u64) -> Result<Flush, NicError> {
-        let tagged = tag(WcOp::Flush, wr_id).ok_or(TAKEN_BITS)?;
-        let held = held_by_key(&self.held, last.lkey)
+        self.registered(last)?;
+        let byte = Sge {
+            addr: last.addr + u64::from(last.len) - 1,
+            len: 1,
+            lkey: last.lkey,
+        };
+        let scratch = self.adapter.shared.scratch.sge();
+        self.read_own(byte, scratch, wr_id)
+    }
+
+    /// Copies by the queue pair that is connected to itself.
+    pub(super) fn copy(&mut self, from: Sge, to: Sge, wr_id: u64) -> Result<Flush, NicError> {
+        self.registered(to)?;
+        if from.len != to.len {
+            return Err(NicError::Malformed("a copy to a piece of another length"));
+        }
+        self.read_own(from, to, wr_id)
+    }
+
+    /// The registration that a piece lies in.
+    fn registered(&self, piece: Sge) -> Result<&Held<V::Device>, NicError> {
+        let held = held_by_key(&self.held, piece.lkey)
             .ok_or(NicError::Malformed("no registration has its key"))?;
         let memory = &held.memory;
-        let end = last.addr.checked_add(u64::from(last.len));
-        let inside = last.len > 0
-            && last.addr >= memory.base
+        let end = piece.addr.checked_add(u64::from(piece.len));
+        let inside = piece.len > 0
+            && piece.addr >= memory.base
             && end.is_some_and(|end| end <= memory.base + memory.len);
         if !inside {
             return Err(NicError::Malformed("it lies outside its registration"));
@@ -140,6 +161,15 @@ impl<V: Verbs> VerbsNic<V> {
         if held.revoked {
             return Err(NicError::Malformed("its region was taken away"));
         }
+        Ok(held)
+    }
+
+    fn read_own(&mut self, from: Sge, to: Sge, wr_id: u64) -> Result<Flush, NicError> {
+        let tagged = tag(WcOp::Flush, wr_id).ok_or(TAKEN_BITS)?;
+        let remote = RemoteMemory {
+            addr: from.addr,
+            rkey: self.registered(from)?.memory.rkey,
+        };
         if self.gone {
             return Err(NicError::Gone);
         }
@@ -150,16 +180,12 @@ impl<V: Verbs> VerbsNic<V> {
             let number = self.flusher.number().unwrap_or_default();
             return Err(NicError::State(QpNumber(number)));
         };
-        let byte = RemoteMemory {
-            addr: last.addr + u64::from(last.len) - 1,
-            rkey: memory.rkey,
-        };
-        let scratch = [self.adapter.shared.scratch.sge()];
         self.sends.clear();
-        let pieces = SendData::Pieces(&scratch);
+        let to = [to];
+        let pieces = SendData::Pieces(&to);
         if !self
             .sends
-            .push(tagged, SendOpcode::Read(byte), true, pieces)
+            .push(tagged, SendOpcode::Read(remote), true, pieces)
         {
             return Err(NicError::Full);
         }
@@ -168,7 +194,7 @@ impl<V: Verbs> VerbsNic<V> {
             Ok(()) => {
                 self.flusher.posted(Flushing {
                     wr_id,
-                    lkey: last.lkey,
+                    lkey: from.lkey,
                 });
                 Ok(Flush::Pending)
             }

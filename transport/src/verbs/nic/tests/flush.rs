@@ -53,6 +53,30 @@ fn the_flush_reads_the_last_byte_by_a_queue_pair_connected_to_itself() {
 }
 
 #[test]
+fn a_copy_is_a_read_of_its_own_memory_by_the_same_queue_pair() {
+    let double = Double::new();
+    let (mut nic, _, memory) = ready(&double);
+    let cmb = nic.register(&peer_region(4096), WRITABLE).unwrap();
+    let qp = flush_qp(&double);
+    let from = last(&memory);
+    assert_eq!(nic.post_copy(from, last(&cmb), 5), Ok(Flush::Pending));
+    let read = &double.posts(qp)[0][0];
+    let source = RemoteMemory {
+        addr: from.addr,
+        rkey: memory.rkey,
+    };
+    assert_eq!(read.opcode, SendOpcode::Read(source));
+    assert_eq!(read.pieces, [last(&cmb)]);
+    let short = Sge { len: 1, ..from };
+    assert!(nic.post_copy(short, last(&cmb), 6).is_err());
+    let outside = Sge {
+        addr: cmb.base + 4000,
+        ..last(&cmb)
+    };
+    assert!(nic.post_copy(from, outside, 7).is_err());
+}
+
+#[test]
 fn flushes_are_bounded_and_named_well() {
     let double = Double::new();
     let (mut nic, _, memory) = ready(&double);

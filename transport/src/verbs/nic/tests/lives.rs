@@ -196,7 +196,7 @@ fn a_device_that_stalls_holds_up_nobody_who_polls() {
         .unwrap();
     assert_eq!(now(&mut nic).len(), 1);
     nic.error_qp(qp).unwrap();
-    assert!(nic.arm(Instant::now()));
+    assert!(nic.arm(Instant::now(), Wake::All));
     let made = opened(&mut other);
     other.destroy_qp(made);
     assert_eq!(event(&mut other), NicEvent::Destroyed(made));
