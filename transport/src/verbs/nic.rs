@@ -221,6 +221,9 @@ impl<V: Verbs> VerbsNic<V> {
         let [sends_armed, receives_armed] = &mut self.armed;
         if sends {
             arm(&*self.cqs.sends, sends_armed)?;
+        } else if *sends_armed {
+            // An event that nobody takes would wake for ever.
+            *sends_armed = !self.cqs.sends.take_event()?;
         }
         arm(&*self.cqs.receives, receives_armed)?;
         self.cqs.receives.poll(&mut self.wcs)?;

@@ -262,6 +262,7 @@ fn a_response_that_is_out_wakes_only_who_waits_for_it() {
         // It is there all the same.
         assert_eq!(now(&mut nic).len(), 1);
         assert!(nic.arm(Instant::now(), Wake::NotSent));
+        assert!(!wakes(&nic), "{op:?}, {wake:?}: it wakes for ever");
     }
 }
 
