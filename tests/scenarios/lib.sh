@@ -55,6 +55,7 @@ within() {
 machine() {
     lab-net "$nic" >"$log/net" 2>&1 || { cat "$log/net"; exit 1; }
     lab-ssd bind cmb0 cmb1 >"$log/bind" || exit 1
+    first_nqn=$(</etc/nvme/hostnqn)
 }
 
 # configure [ARGUMENT...]: the lab's configuration (with the arguments of lab-config) on this NIC, with two reactors,
@@ -98,12 +99,19 @@ idle_with() {
         and ([.reactors[].connections] | add) == $connections' /tmp/stats.json >/dev/null
 }
 
+# cntlid_of NQN HOST: the controller's number, by the target's word.
+cntlid_of() {
+    sidelane stats --json --control "$control" |
+        jq -er --arg nqn "$1" --arg host "$2" '[.controllers[] | select(.nqn == $nqn and .host == $host) | .cntlid]
+            | if length == 1 then .[0] else error("\(length) controllers of that host") end'
+}
+
 # attach NQN [ARGUMENT...]: connects, as the first host unless told otherwise, and waits for the disk; prints it.
 attach() {
     local nqn=$1 disk tries
     shift
     timeout 60 nvme connect -t rdma -a "$address" -s "$port" -n "$nqn" \
-        --hostnqn "$(</etc/nvme/hostnqn)" --hostid "$(</etc/nvme/hostid)" "$@" >/dev/null || return
+        --hostnqn "$first_nqn" --hostid "$(</etc/nvme/hostid)" "$@" >/dev/null || return
     for tries in $(seq 1 100); do
         disk=$(disk_of "$nqn") && [[ -b $disk ]] && echo "$disk" && return 0
         sleep 0.1
@@ -144,12 +152,13 @@ attribute() { cat "/sys/class/nvme/${1##*/}/$2"; }
 # is_live CONTROLLER
 is_live() { [[ $(attribute "$1" state) == live ]]; }
 
-# verify DISK FIO-ARGUMENT...: writes at random with a checksum in each block, and reads it all back.
+# verify DISK FIO-ARGUMENT...: writes at random with a checksum in each block, and reads it all back. A disk that has
+# gone is an error: fio would make a file of that name, and be content.
 verify() {
     local disk=$1
     shift
-    timeout 180 fio --name=verify --filename="$disk" --direct=1 --ioengine=libaio --rw=randwrite --verify=crc32c \
-        --do_verify=1 --verify_fatal=1 --randrepeat=1 --group_reporting "$@"
+    timeout 180 fio --name=verify --filename="$disk" --allow_file_create=0 --direct=1 --ioengine=libaio --rw=randwrite \
+        --verify=crc32c --do_verify=1 --verify_fatal=1 --randrepeat=1 --group_reporting "$@"
 }
 
 # The storms that blow, by name.
@@ -159,7 +168,8 @@ declare -A storms
 storm() {
     local name=$1 disk=$2
     shift 2
-    rm -f "/tmp/$name".*
+    rm -f "/tmp/$name.end"
+    : >"/tmp/$name.begun"
     (
         while [[ ! -e /tmp/$name.end ]]; do
             echo >>"/tmp/$name.begun"
@@ -173,8 +183,8 @@ storm() {
 # one_more NAME: a round begins from now on.
 one_more() {
     local begun
-    begun=$(wc -l 2>/dev/null <"/tmp/$1.begun")
-    within 120 eval "(( \$(wc -l </tmp/$1.begun) > ${begun:-0} ))"
+    begun=$(wc -l <"/tmp/$1.begun")
+    within 120 eval "(( \$(wc -l </tmp/$1.begun) > $begun ))"
 }
 
 # storm_ends NAME: the current round is the last; all of them must have read what they wrote.

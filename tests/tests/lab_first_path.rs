@@ -8,7 +8,7 @@ use rstest::rstest;
 use sidelane_tests::lab::{self, Nic, Outcome, Payload};
 
 #[rstest]
-fn the_first_whole_path(#[values(Nic::Soft)] nic: Nic) -> anyhow::Result<()> {
+fn the_first_whole_path(#[values(Nic::Soft, Nic::Verbs)] nic: Nic) -> anyhow::Result<()> {
     let outcome = lab::run("first-path", nic, &[("POLICY", nic.policy())])?;
     outcome.all_ok()?;
     let payload = Payload::of(&outcome.stats("end")?)?;

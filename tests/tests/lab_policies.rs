@@ -50,7 +50,7 @@ fn cases(nic: Nic) -> Vec<Case> {
 
 #[rstest]
 fn payload_goes_and_is_flushed_as_the_operator_says(
-    #[values(Nic::Soft)] nic: Nic,
+    #[values(Nic::Soft, Nic::Verbs)] nic: Nic,
 ) -> anyhow::Result<()> {
     let cases = cases(nic);
     let words: Vec<_> = cases.iter().map(Case::word).collect();
