@@ -10,7 +10,7 @@ use std::time::Instant;
 use sidelane_p2p::Region;
 use sidelane_transport::nic::{
     Access, Completion, Completions, Flush, MemoryRegion, Nic, NicCaps, NicError, NicEvent,
-    QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge, WcOp, WcStatus,
+    QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge, Wake, WcOp, WcStatus,
 };
 
 /// What an adapter is like. What is not said is as it should be.
@@ -196,8 +196,8 @@ impl Nic for LazyNic {
         self.inner.event()
     }
 
-    fn arm(&mut self, now: Instant) -> bool {
-        self.completions.is_empty() && self.inner.arm(now)
+    fn arm(&mut self, now: Instant, wake: Wake) -> bool {
+        self.completions.is_empty() && self.inner.arm(now, wake)
     }
 
     fn event_fd(&self) -> BorrowedFd<'_> {
