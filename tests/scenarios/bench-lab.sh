@@ -95,6 +95,7 @@ sidelane_config() {
 [target]
 control = "/run/sidelane-$1.sock"
 cores = [$target_cpu]
+flush = "$([[ $1 == *-flush ]] && echo always || echo auto)"
 [[listener]]
 id = "$1"
 nic = "${1%-*}"
