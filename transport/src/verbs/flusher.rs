@@ -1,7 +1,7 @@
 //! The flush: a queue pair that is connected to itself reads the last byte that
 //! was placed in another device's memory. The READ follows the same path as the
-//! data before it, and PCI Express orders it behind them (rule 1 of
-//! `facts/p2p.md`, "Ordering"); when its response is there, so is the data.
+//! data before it, and PCI Express lets no read pass a posted write (PCI Express
+//! Base Specification, 2.4.1): when its response is there, so is the data.
 //!
 //! It is the only queue pair that may be READ from. Nobody but its own adapter
 //! knows its number and its sequence numbers.

@@ -109,7 +109,7 @@ impl GidEntry {
 }
 
 /// What a registration allows. Relaxed ordering never: the flush rule relies on
-/// the order (`facts/p2p.md`).
+/// the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MrAccess {
     /// Received data and READ responses may be placed.
