@@ -73,10 +73,6 @@ impl<B: Backing> Bench<'_, B> {
             let mut count = Count::default();
             let outcome = self.try_case(variant, wire, &mut count, observer, tally);
             tally.done = end;
-            if outcome.is_ok() && count.transfers == 0 {
-                // Interrupted before anything was seen.
-                break;
-            }
             reports.push(self.report(variant, &count, outcome));
         }
         reports
@@ -116,16 +112,18 @@ impl<B: Backing> Bench<'_, B> {
         if variant.flush.is_some() {
             rig.junk_is_seen()?;
         }
+        tracing::info!("{label}");
         for round in 0..self.rounds {
-            if observer.stops() {
-                break;
-            }
             match variant.flush {
                 Some(flush) => rig.write_round(round, flush, count)?,
                 None => rig.read_round(round, count)?,
             }
             tally.done += u64::from(self.depth);
             (observer.progress)(&label, tally.done, tally.total);
+            // Not before the first round: what has begun shows something.
+            if observer.stops() {
+                break;
+            }
         }
         Ok(())
     }
