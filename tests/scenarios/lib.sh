@@ -197,7 +197,10 @@ storm_ends() {
 
 # kernel_is_silent: nothing from the nvme and rdma modules that is a warning or worse.
 kernel_is_silent() {
-    ! dmesg --level=emerg,alert,crit,err,warn | grep -iE 'nvme|rdma|rxe|bogus'
+    dmesg --level=emerg,alert,crit,err,warn | grep -iE 'nvme|rdma|rxe|bogus' || return 0
+    echo "and the target:"
+    grep -E 'WARN|ERROR|association ended' "$log/target" | tail -n 15
+    return 1
 }
 
 # kernel_is_sound: whatever it says about lost connections, nothing went wrong in the kernel itself.
