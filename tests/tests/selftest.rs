@@ -1,5 +1,7 @@
 //! The self-test, on SSDs that are not as the model is by itself: without the
 //! Compare command, and with one that they only announce.
+// Helpers of tests are not tests to clippy.
+#![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

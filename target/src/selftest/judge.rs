@@ -227,7 +227,7 @@ mod tests {
             transfers: 0,
             ..case(true, true, Some(true), 0)
         };
-        for cases in [&[][..], &[untested.clone()]] {
+        for cases in [&[][..], std::slice::from_ref(&untested)] {
             let failures = judge(cases, Flush::Auto).failures;
             assert!(
                 failures[0].contains("nothing could be tested"),
