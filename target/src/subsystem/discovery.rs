@@ -18,8 +18,8 @@ pub const ADMIN_QUEUE_ENTRIES: u16 = 32;
 pub struct Listener {
     /// Identifies the port in discovery entries (PORTID).
     pub port_id: u16,
-    /// Own address and port. An unspecified address stands for every address
-    /// that the machine has.
+    /// Own address and port. An unspecified address stands for every address of
+    /// its family that the machine has.
     pub address: SocketAddr,
 }
 
@@ -38,7 +38,8 @@ impl Listener {
             self.address.ip().to_canonical(),
             portal.address.ip().to_canonical(),
         );
-        let fits = own == used || (own.is_unspecified() && (own.is_ipv6() || used.is_ipv4()));
+        // One of IPv6 takes no IPv4, so that there can be both.
+        let fits = own == used || (own.is_unspecified() && own.is_ipv6() == used.is_ipv6());
         fits.then(|| SocketAddr::new(used, self.address.port()))
     }
 }
@@ -94,7 +95,7 @@ mod tests {
             ("192.0.2.1:4421", "192.0.2.1:4420", Some("192.0.2.1:4421")),
             ("192.0.2.2:4420", "192.0.2.1:4420", None),
             ("0.0.0.0:4420", "192.0.2.1:4420", Some("192.0.2.1:4420")),
-            ("[::]:4420", "192.0.2.1:4420", Some("192.0.2.1:4420")),
+            ("[::]:4420", "192.0.2.1:4420", None),
             (
                 "[::]:4420",
                 "[2001:db8::1]:4420",

@@ -179,6 +179,7 @@ fn make(address: IpAddr) -> io::Result<socket2::Socket> {
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+        socket::take_without_checksum(&socket)?;
     }
     socket::never_fragment(&socket, address)?;
     socket::enlarge_buffers(&socket)?;

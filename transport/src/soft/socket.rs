@@ -420,6 +420,16 @@ pub(super) fn never_fragment(socket: &socket2::Socket, address: IpAddr) -> io::R
     set_option_at(socket, level, option, &value)
 }
 
+/// Takes datagrams over IPv6 without a UDP checksum: RoCEv2 sends none, since the
+/// invariant CRC covers more (InfiniBand Architecture, annex A17.3.2), and the
+/// kernel drops such unless asked not to (RFC 6936).
+pub(super) fn take_without_checksum(socket: &socket2::Socket) -> io::Result<()> {
+    // `include/uapi/linux/udp.h`
+    const UDP_NO_CHECK6_RX: libc::c_int = 102;
+    let on: libc::c_int = 1;
+    set_option_at(socket, libc::IPPROTO_UDP, UDP_NO_CHECK6_RX, &on)
+}
+
 fn set_option<T>(socket: &socket2::Socket, option: libc::c_int, value: &T) -> io::Result<()> {
     set_option_at(socket, libc::SOL_SOCKET, option, value)
 }

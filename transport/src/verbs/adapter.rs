@@ -397,11 +397,12 @@ impl Fit {
             ));
         }
         if cq_entries < wanted {
-            tracing::warn!(
+            let connections = (cq_entries - fixed) / send_wr.max(1);
+            tracing::info!(
                 adapter = name,
-                wanted,
-                limit = limits.max_cqe,
-                "the RDMA adapter's completion queues are short: not all connections fit at once; a lower max_queue_entries in [target] needs less"
+                connections,
+                of = max_connections,
+                "the RDMA adapter's completion queues hold so many connections of a reactor; a lower max_queue_entries in [target] needs less"
             );
         }
         let max_sge = limits.max_sge.min(limits.max_sge_rd).max(1) as usize;

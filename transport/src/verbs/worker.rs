@@ -277,7 +277,10 @@ fn work<D: Device>(shared: &Shared<D>, job: Job<D>) {
         }
         Job::Error { part, qp } => {
             let number = qp.number();
-            if let Err(error) = qp.modify(&QpChange::Error) {
+            // On one that is gone it is no news.
+            if let Err(error) = qp.modify(&QpChange::Error)
+                && !shared.is_gone()
+            {
                 tracing::warn!(adapter = %shared.name, qp = number, %error, "a queue pair could not be brought to the error state");
             }
             drop(qp);
@@ -411,7 +414,7 @@ fn watch<D: Device>(shared: &Shared<D>, stop: BorrowedFd<'_>) {
             AsyncEvent::PortUp(port) => shared.set_port(port, true),
             AsyncEvent::PortDown(port) => shared.set_port(port, false),
             AsyncEvent::DeviceFatal | AsyncEvent::CqFailed | AsyncEvent::SrqFailed => {
-                tracing::error!(adapter = %shared.name, ?event, "the RDMA adapter has failed; restart the target once it is reset");
+                tracing::error!(adapter = %shared.name, ?event, "the RDMA adapter has failed; it is used again when it is back");
                 shared.set_gone();
             }
             AsyncEvent::Other(kind) => {
