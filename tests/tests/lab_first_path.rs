@@ -48,6 +48,7 @@ fn the_capture_decodes(outcome: &Outcome) -> anyhow::Result<()> {
         ("infiniband.mad.attributeid == 0x0013", "CM ConnectReply"),
         ("infiniband.mad.attributeid == 0x0014", "CM ReadyToUse"),
         ("infiniband.bth.opcode == 12", "RDMA READ request"),
+        ("infiniband.bth.opcode == 23", "SEND with invalidate"),
         (
             "infiniband.bth.opcode == 10 || infiniband.bth.opcode == 6",
             "RDMA WRITE",

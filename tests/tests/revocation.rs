@@ -97,6 +97,15 @@ fn where_nothing_else_is_allowed_commands_fail_as_on_a_broken_path_and_the_targe
     let read = with_sgl(read_write(NvmOpcode::Read, 1, 0, 8), host.keyed(0, 4096));
     let status = |cqe: Cqe| cqe.status();
     ensure!(status(host.transact(association.io, read)?).is_success());
+    // An answer that the adapter still has would end its connection.
+    host.until("the buffer to come back", |_| {
+        let stats = bench.stats().ok()?;
+        stats
+            .pools
+            .iter()
+            .all(|it| it.in_use_bytes == 0)
+            .then_some(())
+    })?;
     bench.ssds[0].revoke_memory("the test takes it");
     let refused = || Status::INTERNAL_PATH_ERROR;
     // The reactor hears of it in its next round, at the latest.

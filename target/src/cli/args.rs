@@ -46,7 +46,7 @@ const AFTER_HELP: &str = "\
 First steps:
   sidelane demo                               see it work here and now; needs no hardware, no root
   sidelane check --config sidelane.toml       is this configuration right?
-  sidelane selftest sidelane.toml             does this machine move data in order?
+  sidelane selftest --config sidelane.toml    does this machine move data in order?
   sidelane serve --config sidelane.toml       offer its subsystems to hosts
   sidelane stats                              which way did the payload go?
 
@@ -354,11 +354,11 @@ mod tests {
     #[case("sidelane demo --block 512", "multiple of 4 KiB")]
     #[case("sidelane demo --block 2_MiB", "1 MiB")]
     #[case("sidelane demo --depth 0", "1..=127")]
-    #[case("sidelane selftest", "CONFIG")]
-    #[case("sidelane selftest a.toml --depth 256", "1..=255")]
-    #[case("sidelane selftest a.toml --rounds 0", "1..=")]
-    #[case("sidelane selftest a.toml --block 100", "multiple of 512")]
-    #[case("sidelane selftest a.toml --block 4KiB,2MiB", "1 MiB")]
+    #[case("sidelane selftest", "--config")]
+    #[case("sidelane selftest --config a.toml --depth 256", "1..=255")]
+    #[case("sidelane selftest --config a.toml --rounds 0", "1..=")]
+    #[case("sidelane selftest --config a.toml --block 100", "multiple of 512")]
+    #[case("sidelane selftest --config a.toml --block 4KiB,2MiB", "1 MiB")]
     fn wrong_use_is_told_with_status_2(#[case] line: &str, #[case] said: &str) {
         let error = parse(line).unwrap_err();
         assert_eq!(error.exit_code(), 2);

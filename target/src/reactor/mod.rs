@@ -436,10 +436,13 @@ impl Reactor {
     /// Everything once, in the order of a command's life; `true` when anything
     /// happened.
     fn round(&mut self, now: Instant) -> bool {
-        let mut progress = self.read_mail(now);
+        let mut progress = false;
         for port in 0..self.ports.len() {
             progress |= self.poll_port(port, now);
         }
+        // After the adapters: what they have given back is nothing that memory
+        // which is taken away has to be waited for.
+        progress |= self.read_mail(now);
         for namespace in 0..self.namespaces.len() {
             progress |= self.poll_backend(namespace, now);
         }
@@ -523,7 +526,10 @@ impl Reactor {
         let outstanding = self.outstanding();
         let late = now.saturating_duration_since(since) > STOP_LIMIT;
         if late {
-            tracing::error!(outstanding, "an SSD did not end its commands in time");
+            tracing::error!(
+                outstanding,
+                "an SSD or an adapter did not give its work back in time"
+            );
         }
         let idle = self.connections.is_empty() && self.openings.is_empty();
         late || (outstanding == 0 && idle)

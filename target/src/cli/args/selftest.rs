@@ -12,7 +12,7 @@ use crate::selftest::{DEPTH_MAX, SelftestOptions};
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct SelftestArgs {
     /// The configuration of the target whose adapters, memory and SSDs are tested
-    #[arg(value_name = "CONFIG")]
+    #[arg(long, short, value_name = "FILE")]
     pub config: PathBuf,
 
     /// Rounds of each case, each of as many transfers as are in flight
@@ -63,9 +63,9 @@ What to do:
   stale ssd-to-nic           let the namespace use the SSD's own memory (provider = \"auto\" prefers it), or p2p = \"off\"
 
 Examples:
-  sidelane selftest sidelane.toml
-  sidelane selftest sidelane.toml --rounds 100000 --block 4KiB
-  sidelane selftest sidelane.toml --json | jq .failures
+  sidelane selftest --config sidelane.toml
+  sidelane selftest --config sidelane.toml --rounds 100000 --block 4KiB
+  sidelane selftest --config sidelane.toml --json | jq .failures
 
 Exit status:
   0  nothing stale but where the flush was left out; what could not be tested is named
@@ -98,12 +98,12 @@ mod tests {
 
     #[test]
     fn a_self_test_needs_a_configuration_and_nothing_else() {
-        let Command::Selftest(test) = parsed("sidelane selftest a.toml") else {
+        let Command::Selftest(test) = parsed("sidelane selftest --config a.toml") else {
             panic!()
         };
         assert_eq!(test.config, PathBuf::from("a.toml"));
         assert_eq!(SelftestOptions::from(&test), SelftestOptions::default());
-        let line = "sidelane selftest a.toml --size 512,1MiB --depth 255 --rounds 7";
+        let line = "sidelane selftest --config a.toml --size 512,1MiB --depth 255 --rounds 7";
         let Command::Selftest(test) = parsed(line) else {
             panic!()
         };
