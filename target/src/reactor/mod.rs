@@ -79,9 +79,9 @@ pub const POOL_ACCESS: Access = Access {
     ..MESSAGE_ACCESS
 };
 
-/// How long the reactor looks for work before it sleeps: about what a sleep and a
-/// wake-up cost, so that it never loses more by looking than it could gain, and
-/// far below what anyone would call burning a core.
+/// How long the reactor looks for work before it sleeps, where work has come about
+/// that soon: about what a sleep and a wake-up cost, so that it never loses more by
+/// looking than it could gain. After a longer sleep it does not look at all.
 const SPIN: Duration = Duration::from_micros(20);
 
 /// How long the reactor sleeps at most: what it does then costs nothing worth
@@ -411,6 +411,7 @@ impl Reactor {
 
     fn run(&mut self) {
         let mut idle_since = None;
+        let mut spin = SPIN;
         loop {
             let now = Instant::now();
             if self
@@ -425,8 +426,10 @@ impl Reactor {
                 idle_since = None;
             } else {
                 let since = *idle_since.get_or_insert(now);
-                if now.saturating_duration_since(since) >= SPIN && self.sleep(now) {
+                if now.saturating_duration_since(since) >= spin && self.sleep(now) {
                     idle_since = None;
+                    let soon = now.elapsed() <= 2 * SPIN;
+                    spin = if soon { SPIN } else { Duration::ZERO };
                 }
             }
         }
