@@ -2,7 +2,8 @@
 //! SSD queues and its share of each pool, and shares none of them.
 //!
 //! It polls while there is work and sleeps on file descriptors when there is
-//! none. Which rooms there are: `request` (the states of a command), `path` (what
+//! none. Which rooms there are: `spec` (what it is made of), `handle` (how others hold
+//! it), `request` (the states of a command), `path` (what
 //! moves a command between them, with `transfer` for the wire's part and `execute`
 //! for the backend's), `openings` and `connections` (queue pairs, from their making
 //! to their end), `outbox` (what waits for room in a send queue), `ways` and
@@ -14,6 +15,7 @@
 mod admission;
 mod connections;
 mod execute;
+mod handle;
 mod mailbox;
 mod messages;
 mod openings;
@@ -23,23 +25,19 @@ mod replacement;
 mod request;
 mod revocation;
 mod sleep;
+mod spec;
 mod transfer;
 mod ways;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sidelane_p2p::DmaSpace;
 use sidelane_p2p::pool::{Pool, PoolError, PoolSpec};
-use sidelane_p2p::provider::PathReason;
-use sidelane_p2p::{DmaError, DmaSpace};
-use sidelane_transport::nic::{
-    Access, Completions, MemoryRegion, Nic, NicError, NicEvent, RegisterError, WcOp,
-};
+use sidelane_transport::nic::{Access, Completions, MemoryRegion, Nic, NicError, NicEvent, WcOp};
 use sidelane_transport::nvmf;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -49,11 +47,13 @@ use self::mailbox::Inbox;
 use self::messages::Messages;
 use self::openings::Openings;
 use self::request::{Request, State};
-use crate::backend::{Backend, DoneList};
+use crate::backend::DoneList;
 use crate::stats::ReactorCounters;
 
+pub use handle::ReactorHandle;
 pub use mailbox::{ConnKey, FromReactor, Mailbox, NewConnection, NotOpened, ToReactor};
 pub use request::{STATE_COUNT, STATE_NAMES};
+pub use spec::{FlushPolicy, Namespace, NicSpec, ReactorError, ReactorSpec};
 pub use ways::{DataPath, Route, Routes};
 
 /// Connections that one reactor serves at most.
@@ -90,169 +90,6 @@ const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 /// How long a stopping reactor waits for SSDs and adapters.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-
-/// When data that an adapter has placed is made visible to other devices before
-/// an SSD hears of it (the flush rule).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlushPolicy {
-    /// Where it lies in peer memory.
-    Auto,
-    /// Wherever it lies.
-    Always,
-    /// Never: what the SSD reads may be older than what the host has written.
-    Never,
-}
-
-impl FlushPolicy {
-    fn covers(self, path: PathReason) -> bool {
-        match self {
-            Self::Auto => path == PathReason::Peer,
-            Self::Always => true,
-            Self::Never => false,
-        }
-    }
-}
-
-/// A namespace, as a reactor carries out its commands.
-pub struct Namespace {
-    /// What stores its blocks.
-    pub backend: Box<dyn Backend>,
-    /// Bytes of a logical block.
-    pub block_bytes: u32,
-    /// Memory for its payload, by adapter.
-    pub routes: Vec<Routes>,
-    /// Whether data may come inside the capsule, which is host memory.
-    pub in_capsule: bool,
-}
-
-/// A reactor's part of an adapter.
-pub struct NicSpec {
-    /// It.
-    pub nic: Box<dyn Nic + Send>,
-    /// Commands in flight over all its connections.
-    pub slots: usize,
-}
-
-/// All that a reactor is made of. Everything in it can be sent to its thread.
-pub struct ReactorSpec {
-    /// The core it runs on.
-    pub core: usize,
-    /// Its parts of the adapters.
-    pub nics: Vec<NicSpec>,
-    /// Address space for its own memory.
-    pub space: Arc<dyn DmaSpace>,
-    /// Its shares of the pools, in the target's order.
-    pub pools: Vec<PoolSpec>,
-    /// The namespaces, in the target's order.
-    pub namespaces: Vec<Namespace>,
-    /// When placed data is made visible before it is used.
-    pub flush: FlushPolicy,
-    /// The most in-capsule data, in bytes.
-    pub in_capsule: usize,
-    /// What it counts.
-    pub counters: Arc<ReactorCounters>,
-    /// Where it reports to.
-    pub reports: UnboundedSender<FromReactor>,
-}
-
-/// Why a reactor cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum ReactorError {
-    /// Memory for commands and responses.
-    #[error("memory for commands and responses: {0}")]
-    Memory(#[from] DmaError),
-    /// A pool.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
-    /// The adapter does not take a region.
-    #[error(transparent)]
-    Register(#[from] RegisterError),
-    /// Receive buffers.
-    #[error("{nic} does not take {slots} receive buffers: {error}")]
-    Receive {
-        /// The adapter.
-        nic: String,
-        /// Receive buffers.
-        slots: usize,
-        /// Its answer.
-        error: NicError,
-    },
-    /// Operating system.
-    #[error("the reactor's thread cannot start: {0}")]
-    Thread(#[from] std::io::Error),
-    /// Too many file descriptors to wait on.
-    #[error(
-        "a reactor waits for at most {limit} adapters and namespaces, and has {given}; use fewer"
-    )]
-    TooMany {
-        /// Adapters and namespaces it has.
-        given: usize,
-        /// How many it takes.
-        limit: usize,
-    },
-}
-
-/// A running reactor.
-#[derive(Debug)]
-pub struct ReactorHandle {
-    /// Its mailbox.
-    pub mailbox: Mailbox,
-    /// What it counts.
-    pub counters: Arc<ReactorCounters>,
-    /// Until it has been waited for.
-    thread: Option<JoinHandle<()>>,
-}
-
-impl ReactorHandle {
-    /// Starts a reactor, and returns when it is ready or has failed.
-    ///
-    /// # Errors
-    /// When memory cannot be had, mapped or registered.
-    pub fn start(spec: ReactorSpec) -> Result<Self, ReactorError> {
-        let (mailbox, inbox) = mailbox::mailbox()?;
-        let counters = Arc::clone(&spec.counters);
-        let (ready, started) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name(format!("reactor-{}", spec.core))
-            .spawn(move || match Reactor::new(spec, inbox) {
-                Ok(mut reactor) => {
-                    let _ = ready.send(Ok(()));
-                    let (core, reports) = (reactor.counters.core, reactor.reports.clone());
-                    // A defect; what is left is to say so, and to end in order.
-                    if catch_unwind(AssertUnwindSafe(|| reactor.run())).is_err() {
-                        let _ = reports.send(FromReactor::Panicked { core });
-                    }
-                }
-                Err(error) => {
-                    let _ = ready.send(Err(error));
-                }
-            })?;
-        match started.recv() {
-            Ok(Ok(())) => Ok(Self {
-                mailbox,
-                counters,
-                thread: Some(thread),
-            }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(std::io::Error::other("it ended at once").into()),
-        }
-    }
-}
-
-/// Dropping it stops the reactor: its connections are ended, commands that SSDs
-/// still have are waited for, and all it owned is given back.
-impl Drop for ReactorHandle {
-    fn drop(&mut self) {
-        self.mailbox.send(ToReactor::Stop);
-        if self
-            .thread
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
-            tracing::error!("a reactor had panicked");
-        }
-    }
-}
 
 /// An adapter and what is registered with it.
 struct Port {
