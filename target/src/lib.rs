@@ -23,6 +23,7 @@ pub mod initiator;
 pub mod reactor;
 pub mod report;
 pub mod resolve;
+mod scatter;
 pub mod selftest;
 pub mod session;
 pub mod stats;

@@ -2,6 +2,8 @@
 //! they belong to, on a seed and on the pass, so that data of another block,
 //! another namespace or an earlier pass is never taken for the right one.
 
+use crate::scatter::{GOLDEN, scatter};
+
 /// The source of a pass over one namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pattern {
@@ -73,17 +75,6 @@ impl Pattern {
         let pass = scatter(u64::from(self.pass).wrapping_add(GOLDEN));
         scatter(lba ^ scatter(self.seed ^ pass))
     }
-}
-
-/// 2^64 divided by the golden ratio, made odd: neighbours end up far apart.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// A permutation of the 64-bit numbers in which each bit of the input touches
-/// about half of the output (xor-shift and multiply, twice).
-fn scatter(mut x: u64) -> u64 {
-    x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    x = (x ^ (x >> 29)).wrapping_mul(0xa076_1d64_78bd_642f);
-    x ^ (x >> 32)
 }
 
 #[cfg(test)]

@@ -234,16 +234,21 @@ impl Reactor {
             _space: spec.space,
         };
         for port in 0..reactor.ports.len() {
-            let Port {
-                first_slot, slots, ..
-            } = reactor.ports[port];
-            for slot in first_slot..first_slot + slots {
-                reactor
-                    .post_slot(slot)
-                    .map_err(|(nic, error)| ReactorError::Receive { nic, slots, error })?;
-            }
+            reactor.post_all(port)?;
         }
         Ok(reactor)
+    }
+
+    /// Gives all slots of an adapter to it.
+    fn post_all(&mut self, port: usize) -> Result<(), ReactorError> {
+        let Port {
+            first_slot, slots, ..
+        } = self.ports[port];
+        for slot in first_slot..first_slot + slots {
+            self.post_slot(slot)
+                .map_err(|(nic, error)| ReactorError::Receive { nic, slots, error })?;
+        }
+        Ok(())
     }
 
     fn run(&mut self) {

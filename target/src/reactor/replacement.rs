@@ -75,10 +75,6 @@ impl Reactor {
         };
         self.placed[at].clear();
         self.flushing[at].clear();
-        for slot in first_slot..first_slot + slots {
-            self.post_slot(slot)
-                .map_err(|(nic, error)| ReactorError::Receive { nic, slots, error })?;
-        }
-        Ok(())
+        self.post_all(at)
     }
 }

@@ -1,6 +1,8 @@
 //! What memory holds before the data that is waited for: junk that is tagged by
 //! round, slot and place, and is never like the data, in no eight bytes of it.
 
+use crate::scatter::{GOLDEN, scatter};
+
 /// Fills `into` with the junk of a slot in a round, which differs from `content`
 /// in every eight bytes. Both are as long, whole multiples of eight.
 pub(super) fn fill(round: u64, slot: usize, content: &[u8], into: &mut [u8]) {
@@ -13,17 +15,6 @@ pub(super) fn fill(round: u64, slot: usize, content: &[u8], into: &mut [u8]) {
             word.iter_mut().for_each(|byte| *byte = !*byte);
         }
     }
-}
-
-/// 2^64 divided by the golden ratio, made odd: neighbours end up far apart.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// A permutation of the 64-bit numbers that touches about half of the bits for
-/// each that changes (xor-shift and multiply, twice).
-fn scatter(mut x: u64) -> u64 {
-    x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    x = (x ^ (x >> 29)).wrapping_mul(0xa076_1d64_78bd_642f);
-    x ^ (x >> 32)
 }
 
 #[cfg(test)]
