@@ -35,9 +35,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidelane_p2p::DmaSpace;
 use sidelane_p2p::pool::{Pool, PoolError, PoolSpec};
-use sidelane_transport::nic::{Access, Completions, MemoryRegion, Nic, NicError, NicEvent, WcOp};
+use sidelane_p2p::{DmaSpace, Region};
+use sidelane_transport::nic::{
+    Access, Completions, MemoryRegion, Nic, NicError, NicEvent, RegisterError, WcOp,
+};
 use sidelane_transport::nvmf;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -109,6 +111,33 @@ struct Port {
     first_slot: usize,
 }
 
+impl Port {
+    /// Registers its memory: that for messages, and those pools that it may use.
+    fn new<'a>(
+        mut nic: Box<dyn Nic>,
+        messages: Messages,
+        pools: impl Iterator<Item = Option<&'a Region>>,
+        first_slot: usize,
+        slots: usize,
+    ) -> Result<Self, RegisterError> {
+        let messages_memory = nic.register(messages.region(), MESSAGE_ACCESS)?;
+        let mut register = |region| nic.register(region, POOL_ACCESS);
+        let pool_memory = pools
+            .map(|region| region.map(&mut register).transpose())
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            nic,
+            messages,
+            messages_memory,
+            pool_memory,
+            first_slot,
+            slots,
+            gone: false,
+            successor: None,
+        })
+    }
+}
+
 /// A pool and who waits for it.
 struct WaitedPool {
     pool: Pool,
@@ -175,34 +204,16 @@ impl Reactor {
         let mut ports = Vec::new();
         // Every adapter has this many slots in the table, used or not.
         let stride = spec.nics.iter().map(|nic| nic.slots).max().unwrap_or(0);
-        for (at, NicSpec { mut nic, slots }) in spec.nics.into_iter().enumerate() {
+        for (at, NicSpec { nic, slots }) in spec.nics.into_iter().enumerate() {
             let in_capsule = spec.in_capsule.max(nvmf::MAX_LIST_BYTES);
             let messages = Messages::new(&*spec.space, slots, in_capsule)?;
-            let messages_memory = nic.register(messages.region(), MESSAGE_ACCESS)?;
-            let pool_memory = pools
-                .iter()
-                .enumerate()
-                .map(|(pool, (region, _))| {
-                    let used = pool == CONTROL_POOL
-                        || spec
-                            .namespaces
-                            .iter()
-                            .filter_map(|namespace| namespace.routes.get(at))
-                            .any(|routes| routes.reads.uses(pool) || routes.writes.uses(pool));
-                    used.then(|| nic.register(region, POOL_ACCESS)).transpose()
-                })
-                .collect::<Result<_, _>>()?;
-            let first_slot = at * stride;
-            ports.push(Port {
-                nic,
-                messages,
-                messages_memory,
-                pool_memory,
-                first_slot,
-                slots,
-                gone: false,
-                successor: None,
-            });
+            let used = |pool: usize| {
+                let mut routes = spec.namespaces.iter().filter_map(|it| it.routes.get(at));
+                pool == CONTROL_POOL || routes.any(|it| it.reads.uses(pool) || it.writes.uses(pool))
+            };
+            let regions = pools.iter().enumerate();
+            let regions = regions.map(|(pool, (region, _))| used(pool).then_some(region));
+            ports.push(Port::new(nic, messages, regions, at * stride, slots)?);
         }
         let slots = ports.len() * stride;
         let mut reactor = Self {

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::mailbox::FromReactor;
-use super::{CONTROL_POOL, MESSAGE_ACCESS, NicSpec, POOL_ACCESS, Port, Reactor, ReactorError};
+use super::{NicSpec, Port, Reactor, ReactorError};
 
 impl Reactor {
     /// An adapter was removed, or broke.
@@ -22,8 +22,12 @@ impl Reactor {
         let _ = self.reports.send(FromReactor::AdapterGone(port));
     }
 
-    /// An adapter that was gone is back.
+    /// An adapter that was gone is back. One that serves needs no successor: another
+    /// reactor noticed late that it was gone, and it was looked for twice.
     pub(super) fn replace(&mut self, port: usize, spec: NicSpec) {
+        if !self.ports[port].gone {
+            return;
+        }
         self.ports[port].successor = Some(spec);
         self.try_replace(port);
     }
@@ -44,7 +48,7 @@ impl Reactor {
         match self.install(port, spec) {
             Ok(()) => tracing::info!(nic = name, "the adapter is back"),
             Err(error) => {
-                tracing::error!(nic = name, %error, "the adapter is back, but cannot be used");
+                tracing::error!(nic = name, %error, "the adapter is back, but cannot be used before the target is started again");
             }
         }
     }
@@ -52,27 +56,13 @@ impl Reactor {
     /// All slots are free: the old adapter had them for connections that are gone,
     /// or had them posted.
     fn install(&mut self, at: usize, spec: NicSpec) -> Result<(), ReactorError> {
-        let NicSpec { mut nic, slots } = spec;
         let old = &self.ports[at];
-        let messages_memory = nic.register(old.messages.region(), MESSAGE_ACCESS)?;
-        let mut pool_memory = Vec::new();
-        for (number, waited) in self.pools.iter().enumerate() {
-            // What the old one had lost stays lost.
-            let had = number == CONTROL_POOL || old.pool_memory[number].is_some();
-            let register = || nic.register(waited.pool.region(), POOL_ACCESS);
-            pool_memory.push(had.then(register).transpose()?);
-        }
-        let (first_slot, slots) = (old.first_slot, slots.min(old.slots));
-        self.ports[at] = Port {
-            nic,
-            messages: old.messages.clone(),
-            messages_memory,
-            pool_memory,
-            first_slot,
-            slots,
-            gone: false,
-            successor: None,
-        };
+        // What the old one had lost stays lost.
+        let had = old.pool_memory.iter().zip(&self.pools);
+        let regions = had.map(|(had, waited)| had.is_some().then(|| waited.pool.region()));
+        let slots = spec.slots.min(old.slots);
+        let messages = old.messages.clone();
+        self.ports[at] = Port::new(spec.nic, messages, regions, old.first_slot, slots)?;
         self.placed[at].clear();
         self.flushing[at].clear();
         self.post_all(at)
