@@ -175,10 +175,9 @@ impl Socket {
             let Some(first) = self.send.batch.headers.0.get_mut(head) else {
                 break;
             };
-            // SAFETY: `count` headers from `head` on lie in the array, since the
-            // run ends at its end; each points at a slot and an address of this
-            // batch, which live as long as it and are used by nobody else during
-            // the call.
+            // SAFETY: `count` headers from `head` on lie in the array; each points at a
+            // slot and an address of this batch, which live as long as it and are used
+            // by nobody else during the call.
             let took = unsafe { libc::sendmmsg(fd, first, count, libc::MSG_DONTWAIT) };
             if let Ok(took) = usize::try_from(took) {
                 self.counters.sent += took as u64;

@@ -275,10 +275,10 @@ impl CmCalls for Librdmacm {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         }
-        // SAFETY: a structure of the library's, ours until acknowledged. Its
-        // identifier is never null, and lives, since the events of destroyed ones are dropped by
-        // the kernel. For a service of type RC `conn` is the part of the union
-        // that is set, and zero where an event has no parameters.
+        // The kernel drops events of identifiers that are destroyed. For a service of
+        // type RC `conn` is the part of the union that is set, or zero.
+        // SAFETY: a structure of the library's, ours until acknowledged; its
+        // identifier is never null, and lives.
         let event = unsafe {
             let event = &*raw;
             let kind = kind(event.event);
