@@ -206,6 +206,7 @@ mod with_verbs {
             op,
             sges: [sge].into_iter().collect(),
             signaled: true,
+            solicited: false,
         }
     }
 

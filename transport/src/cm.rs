@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::nic::{QpAttrs, QpNumber};
+use crate::nic::{Count, QpAttrs, QpNumber};
 
 /// A connection of one manager; never used twice while the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,6 +159,9 @@ pub trait ConnectionManager: Send {
 
     /// When `poll` must be called even if nothing arrives.
     fn deadline(&self) -> Option<Instant>;
+
+    /// What it has counted since it was opened. For statistics: it allocates.
+    fn counts(&self) -> Vec<Count>;
 }
 
 /// A manager that also begins connections.

@@ -6,6 +6,7 @@
 //! blocks, and nothing is shared between threads. Queue pairs are brought up
 //! from what the control plane agreed with the peer, see [`crate::cm`].
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -85,8 +86,21 @@ pub enum SendOp {
         /// The peer's key.
         rkey: u32,
     },
+    /// SEND with 32 bits for the peer's completion.
+    SendImmediate {
+        /// Those bits.
+        imm: u32,
+    },
     /// RDMA WRITE from the local pieces to the peer.
     Write(RemoteMemory),
+    /// RDMA WRITE that takes a buffer of the peer's, places nothing in it, and
+    /// tells the peer by a completion that the data is there.
+    WriteImmediate {
+        /// Where to.
+        to: RemoteMemory,
+        /// Bits for the peer's completion.
+        imm: u32,
+    },
     /// RDMA READ from the peer into the local pieces.
     Read(RemoteMemory),
 }
@@ -102,6 +116,10 @@ pub struct SendWr {
     pub sges: ArrayVec<Sge, MAX_SGE>,
     /// Whether success makes a completion. Failure always makes one.
     pub signaled: bool,
+    /// Whether its end wakes a peer that sleeps for such only (solicited event,
+    /// InfiniBand Architecture, volume 1, 9.2.3); means something where the peer's
+    /// buffers are used.
+    pub solicited: bool,
 }
 
 /// A receive work request for the shared receive queue.
@@ -147,6 +165,9 @@ pub enum WcOp {
     Read,
     /// A message arrived in a buffer of the shared receive queue.
     Recv,
+    /// An RDMA WRITE with immediate data arrived; the buffer of the shared receive
+    /// queue that it took is as it was.
+    RecvWrite,
     /// [`Nic::post_flush`] or [`Nic::post_copy`]: the adapter read its own memory.
     Flush,
 }
@@ -162,10 +183,13 @@ pub struct Completion {
     pub status: WcStatus,
     /// What ended.
     pub op: WcOp,
-    /// Bytes received, for [`WcOp::Recv`].
+    /// Bytes received, for [`WcOp::Recv`]; bytes that the peer wrote, for
+    /// [`WcOp::RecvWrite`].
     pub len: u32,
     /// The local key that the peer invalidated, for [`WcOp::Recv`].
     pub invalidated: Option<u32>,
+    /// What the peer sent along, for [`WcOp::Recv`] and [`WcOp::RecvWrite`].
+    pub imm: Option<u32>,
 }
 
 /// Completions of one poll.
@@ -380,9 +404,15 @@ pub enum NicEvent {
     /// The adapter lost its way to a registered region: its owner has taken it
     /// back. No key of it may be used again.
     Revoked(RegionId),
+    /// The shared receive queue holds fewer buffers than [`Nic::arm_srq_limit`]
+    /// asked for. Told once for each call.
+    SrqLimit,
     /// The adapter is gone. Its queue pairs fail, and it takes no new ones.
     Gone,
 }
+
+/// A count, by the name under which statistics show it.
+pub type Count = (Cow<'static, str>, u64);
 
 /// Whether an adapter serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -422,6 +452,11 @@ pub trait Adapter: Send + Sync {
     /// # Errors
     /// Why it cannot, and what to do about it.
     fn try_register(&self, region: &Region, access: Access) -> Result<(), RegisterError>;
+
+    /// What the device as a whole has counted, beside what its parts and its
+    /// connection management count: the counters of its hardware or driver.
+    /// May block for a moment.
+    fn counts(&self) -> Vec<Count>;
 }
 
 /// What a reactor wants to be woken for.
@@ -429,6 +464,8 @@ pub trait Adapter: Send + Sync {
 pub enum Wake {
     /// Everything.
     All,
+    /// What a peer sent as solicited, and all failures.
+    Solicited,
     /// All but completions of SENDs and RDMA WRITEs, which may wait for the next
     /// thing that wakes: where an answer is on its way and nobody waits for what
     /// it holds, each of them would be a wake-up for nothing.
@@ -478,6 +515,14 @@ pub trait Nic {
     /// When there is no room for all of them, or a key is wrong.
     fn post_recv(&mut self, wrs: &[RecvWr]) -> Result<(), NicError>;
 
+    /// Asks for [`NicEvent::SrqLimit`] when the shared receive queue holds fewer
+    /// than `limit` buffers, at once if it does already (InfiniBand Architecture,
+    /// volume 1, 10.2.9.1). 0 for never.
+    ///
+    /// # Errors
+    /// When `limit` is more than the queue takes, or the adapter refuses.
+    fn arm_srq_limit(&mut self, limit: u32) -> Result<(), NicError>;
+
     /// Posts a list to a send queue, in order, with one doorbell. A queue pair
     /// in the error state takes the list and flushes it.
     ///
@@ -520,6 +565,13 @@ pub trait Nic {
 
     /// When `poll` must be called even if nothing arrives (timers).
     fn deadline(&self) -> Option<Instant>;
+
+    /// What this part has counted since it was opened. For statistics, not for
+    /// every round: it allocates.
+    fn counts(&self) -> Vec<Count>;
+
+    /// What this part has counted of a queue pair; `None` when it does not exist.
+    fn qp_counts(&self, qp: QpNumber) -> Option<Vec<Count>>;
 }
 
 /// An adapter on which connections are also begun, not only answered: the queue

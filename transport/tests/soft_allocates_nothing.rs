@@ -174,6 +174,7 @@ fn thousands_of_messages_with_and_without_loss_allocate_nothing() {
                 op,
                 sges,
                 signaled: true,
+                solicited: false,
             };
             a.engine.post_send(a.qp, &[wr]).expect("room");
             posted += 1;

@@ -193,6 +193,7 @@ fn a_message_goes_each_way_over_a_connection(#[case] reactors: usize, #[case] ch
             op: SendOp::Send,
             sges: [sge(memory, 0, text.len() as u32)].into_iter().collect(),
             signaled: true,
+            solicited: false,
         };
         ends[at].nics[chosen[at]].post_send(qps[at], &[wr]).unwrap();
     }

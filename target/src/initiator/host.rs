@@ -123,6 +123,7 @@ impl<'a> Host<'a> {
             op: SendOp::Send,
             sges,
             signaled: true,
+            solicited: false,
         };
         match self
             .endpoint

@@ -342,7 +342,7 @@ impl Reactor {
         let mut any = !completions.is_empty();
         for completion in completions {
             match completion.op {
-                WcOp::Recv => self.received(port, &completion, now),
+                WcOp::Recv | WcOp::RecvWrite => self.received(port, &completion, now),
                 WcOp::Flush => self.flushed(port, &completion, now),
                 WcOp::Send | WcOp::Read | WcOp::Write => self.sent(port, &completion, now),
             }
@@ -355,6 +355,7 @@ impl Reactor {
                 NicEvent::Failed(qp) => self.queue_pair_failed(port, qp, now),
                 NicEvent::Destroyed(qp) => self.destroyed(port, qp, now),
                 NicEvent::Revoked(region) => self.lost_way(port, region, now),
+                NicEvent::SrqLimit => {}
                 NicEvent::Gone => self.adapter_gone(port, now),
             }
         }

@@ -93,6 +93,7 @@ mod tests {
             op: SendOp::Send,
             sges: ArrayVec::new(),
             signaled,
+            solicited: false,
         }
     }
 

@@ -13,7 +13,7 @@ use arrayvec::ArrayVec;
 use sidelane_nvme::spec::{Sqe, Status};
 use sidelane_p2p::pool::{AllocError, PoolBuf};
 use sidelane_p2p::provider::PathReason;
-use sidelane_transport::nic::{Completion as Wc, SendOp, WcStatus};
+use sidelane_transport::nic::{Completion as Wc, SendOp, WcOp, WcStatus};
 use sidelane_transport::nvmf::{self, HostData};
 
 use super::messages::SQE_BYTES;
@@ -49,6 +49,14 @@ impl Reactor {
             // Its queue pair is in the error state: nothing more will come, and
             // nothing that is posted may be on its way to say so.
             tracing::warn!(port, qp = ?wc.qp, status = ?wc.status, "connection ended: a message was not received");
+            self.repost(slot, now);
+            self.close(index, now);
+            return;
+        }
+        if wc.op == WcOp::RecvWrite {
+            // No key was given to it, so it wrote nothing; a queue pair takes it
+            // nevertheless, and no capsule comes this way.
+            tracing::warn!(port, qp = ?wc.qp, "connection ended: an RDMA WRITE with immediate data came");
             self.repost(slot, now);
             self.close(index, now);
             return;

@@ -258,5 +258,6 @@ pub(super) fn work(slot: usize, op: SendOp, sge: Option<Sge>, signaled: bool) ->
         op,
         sges: sge.into_iter().collect(),
         signaled,
+        solicited: false,
     }
 }

@@ -156,6 +156,7 @@ impl Side {
             op,
             sges: sges.collect(),
             signaled: true,
+            solicited: false,
         };
         if self.engine.post_send(self.qp, &[wr]).is_ok() {
             self.sends.push(0);

@@ -307,6 +307,7 @@ impl RawHost {
             op: SendOp::Send,
             sges,
             signaled: true,
+            solicited: false,
         };
         Ok(self.nic.post_send(conn.qp, &[wr])?)
     }
@@ -321,6 +322,7 @@ impl RawHost {
             op,
             sges: [self.sge(DATA, len)].into_iter().collect(),
             signaled: true,
+            solicited: false,
         };
         Ok(self.nic.post_send(conn.qp, &[wr])?)
     }

@@ -45,8 +45,8 @@ pub use stats::{Drops, Stats};
 use super::memory::{Keys, Right};
 use super::wire::{Bth, Headers, WireError};
 use crate::nic::{
-    Access, Completion, Completions, MAX_SGE, MemoryRegion, NicCaps, NicError, QpAttrs, QpCaps,
-    QpNumber, RecvWr, SendWr, Sge, WcOp,
+    Access, Completion, Completions, Count, MAX_SGE, MemoryRegion, NicCaps, NicError, QpAttrs,
+    QpCaps, QpNumber, RecvWr, SendWr, Sge, Wake, WcOp,
 };
 use sidelane_p2p::Region;
 
@@ -205,6 +205,11 @@ impl Engine {
     /// What it has counted.
     pub fn stats(&self) -> &Stats {
         &self.shared.stats
+    }
+
+    /// What it has counted of a queue pair; `None` when it does not exist.
+    pub fn qp_counts(&self, qp: QpNumber) -> Option<Vec<Count>> {
+        self.table.get(qp).map(|_qp| Vec::new())
     }
 
     /// What it has counted, for what its owner counts.
@@ -428,13 +433,38 @@ impl Engine {
         self.shared.failed.pop_front()
     }
 
-    /// Whether completions wait to be polled.
-    pub fn has_completions(&self) -> bool {
-        !self.shared.completions.is_empty()
+    /// Whether completions wait to be polled that `wake` is about.
+    pub fn has_completions(&self, wake: Wake) -> bool {
+        match wake {
+            Wake::Solicited => self.shared.completions.has_urgent(),
+            Wake::All | Wake::NotSent => !self.shared.completions.is_empty(),
+        }
+    }
+
+    /// See [`crate::nic::Nic::arm_srq_limit`].
+    ///
+    /// # Errors
+    /// When the queue never holds as many.
+    pub fn arm_srq_limit(&mut self, limit: u32) -> Result<(), NicError> {
+        let ok = self.shared.srq.arm_limit(limit as usize);
+        ok.then_some(()).ok_or(NicError::Malformed(
+            "a limit above what the shared receive queue holds",
+        ))
+    }
+
+    /// Whether the shared receive queue ran below its limit; told once.
+    pub fn take_srq_limit_event(&mut self) -> bool {
+        self.shared.srq.take_limit_event()
+    }
+
+    /// Whether something waits to be asked by [`Self::take_srq_limit_event`] or
+    /// [`Self::failed_qp`].
+    pub fn has_events(&self) -> bool {
+        self.shared.srq.has_limit_event() || !self.shared.failed.is_empty()
     }
 
     fn polled(&mut self, completion: &Completion) {
-        if completion.op == WcOp::Recv {
+        if matches!(completion.op, WcOp::Recv | WcOp::RecvWrite) {
             self.shared.srq.polled();
         } else if let Some(qp) = self.table.get_mut(completion.qp) {
             qp.requester_mut().polled();

@@ -15,8 +15,9 @@ use super::icrc;
 use super::socket::{SendSlots, Socket};
 use super::wire::{ICRC_LEN, ROCE_V2_PORT};
 use crate::nic::{
-    Access, ActiveNic, Adapter, AdapterState, Completions, Flush, MemoryRegion, Nic, NicCaps,
-    NicError, NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge, Wake,
+    Access, ActiveNic, Adapter, AdapterState, Completions, Count, Flush, MemoryRegion, Nic,
+    NicCaps, NicError, NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge,
+    Wake,
 };
 
 /// Batches that one poll takes from the socket, and gives to it.
@@ -69,6 +70,11 @@ impl Adapter for SoftAdapter {
     /// It reaches whatever the CPU does.
     fn try_register(&self, _region: &Region, _access: Access) -> Result<(), RegisterError> {
         Ok(())
+    }
+
+    /// Its parts count all there is.
+    fn counts(&self) -> Vec<Count> {
+        Vec::new()
     }
 }
 
@@ -220,6 +226,10 @@ impl Nic for SoftNic {
         self.engine.post_recv(wrs)
     }
 
+    fn arm_srq_limit(&mut self, limit: u32) -> Result<(), NicError> {
+        self.engine.arm_srq_limit(limit)
+    }
+
     fn post_send(&mut self, qp: QpNumber, wrs: &[SendWr]) -> Result<(), NicError> {
         self.engine.post_send(qp, wrs)
     }
@@ -251,10 +261,15 @@ impl Nic for SoftNic {
 
     fn event(&mut self) -> Option<NicEvent> {
         let event = self.events.pop_front();
-        event.or_else(|| self.engine.failed_qp().map(NicEvent::Failed))
+        let event = event.or_else(|| self.engine.failed_qp().map(NicEvent::Failed));
+        event.or_else(|| {
+            self.engine
+                .take_srq_limit_event()
+                .then_some(NicEvent::SrqLimit)
+        })
     }
 
-    fn arm(&mut self, now: Instant, _wake: Wake) -> bool {
+    fn arm(&mut self, now: Instant, wake: Wake) -> bool {
         // The socket is read until it is empty, so that a reactor may as well
         // wait for its edge.
         let arrived = self.receive(now);
@@ -262,7 +277,8 @@ impl Nic for SoftNic {
         self.transmit(now);
         !arrived
             && self.events.is_empty()
-            && !self.engine.has_completions()
+            && !self.engine.has_events()
+            && !self.engine.has_completions(wake)
             && !self.engine.wants_transmit()
             && self.socket.slots().waiting() == 0
     }
@@ -273,6 +289,21 @@ impl Nic for SoftNic {
 
     fn deadline(&self) -> Option<Instant> {
         self.engine.deadline()
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let socket = self.socket.counters();
+        let mut counts = self.engine.stats().counts();
+        counts.extend([
+            ("drops.cut_short".into(), socket.receive_dropped),
+            ("drops.too_long".into(), socket.too_long),
+            ("drops.unreachable".into(), socket.unreachable),
+        ]);
+        counts
+    }
+
+    fn qp_counts(&self, qp: QpNumber) -> Option<Vec<Count>> {
+        self.engine.qp_counts(qp)
     }
 }
 

@@ -28,7 +28,7 @@ use super::flusher::{self, FLUSH_DEPTH, Flusher};
 use super::registration::Registration;
 use super::worker::{Job, Report, STOP_LIMIT};
 use crate::nic::{
-    Access, Completion, Completions, Flush, MemoryRegion, Nic, NicCaps, NicError, NicEvent,
+    Access, Completion, Completions, Count, Flush, MemoryRegion, Nic, NicCaps, NicError, NicEvent,
     QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge, Wake,
 };
 
@@ -361,6 +361,10 @@ impl<V: Verbs> Nic for VerbsNic<V> {
         self.post_recvs(wrs)
     }
 
+    fn arm_srq_limit(&mut self, _limit: u32) -> Result<(), NicError> {
+        Err(NicError::Refused("not offered".to_owned()))
+    }
+
     fn post_send(&mut self, qp: QpNumber, wrs: &[SendWr]) -> Result<(), NicError> {
         self.post_sends(qp, wrs)
     }
@@ -415,6 +419,23 @@ impl<V: Verbs> Nic for VerbsNic<V> {
             .chain(self.flusher.deadline())
             .chain(self.retry_at)
             .min()
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let met = self.counters();
+        [
+            ("doorbells", met.doorbells),
+            ("inlined", met.inlined),
+            ("dropped", met.dropped),
+            ("unknown", met.unknown),
+            ("flushers_remade", met.flushers_remade),
+        ]
+        .map(|(name, value)| (name.into(), value))
+        .into()
+    }
+
+    fn qp_counts(&self, qp: QpNumber) -> Option<Vec<Count>> {
+        self.pairs.get(&qp.0).map(|_pair| Vec::new())
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) fn tag(op: WcOp, wr_id: u64) -> Option<u64> {
         WcOp::Read => 3,
         WcOp::Write => 4,
         WcOp::Flush => 5,
+        WcOp::RecvWrite => 6,
     };
     (wr_id <= MASK).then_some(kind << WR_ID_BITS | wr_id)
 }
@@ -28,6 +29,7 @@ pub(super) fn untag(tagged: u64) -> Option<(WcOp, u64)> {
         3 => WcOp::Read,
         4 => WcOp::Write,
         5 => WcOp::Flush,
+        6 => WcOp::RecvWrite,
         _ => return None,
     };
     Some((op, tagged & MASK))

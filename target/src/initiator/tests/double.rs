@@ -58,6 +58,7 @@ impl Fabric {
             op,
             len,
             invalidated: None,
+            imm: None,
         });
     }
 
@@ -277,6 +278,18 @@ impl Nic for DoubleNic {
     fn deadline(&self) -> Option<Instant> {
         None
     }
+
+    fn arm_srq_limit(&mut self, _: u32) -> Result<(), NicError> {
+        unreachable!("a host knows how many answers come")
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        Vec::new()
+    }
+
+    fn qp_counts(&self, _: QpNumber) -> Option<Vec<Count>> {
+        None
+    }
 }
 
 impl ConnectionManager for DoubleCm {
@@ -309,6 +322,10 @@ impl ConnectionManager for DoubleCm {
 
     fn deadline(&self) -> Option<Instant> {
         None
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        Vec::new()
     }
 }
 

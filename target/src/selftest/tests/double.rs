@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use sidelane_p2p::Region;
 use sidelane_transport::nic::{
-    Access, Completion, Completions, Flush, MemoryRegion, Nic, NicCaps, NicError, NicEvent,
+    Access, Completion, Completions, Count, Flush, MemoryRegion, Nic, NicCaps, NicError, NicEvent,
     QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge, Wake, WcOp, WcStatus,
 };
 
@@ -105,6 +105,7 @@ impl LazyNic {
             op: WcOp::Flush,
             len: 0,
             invalidated: None,
+            imm: None,
         });
         let most = &self.manner.most;
         most.fetch_max(self.completions.len() as u64, Ordering::Relaxed);
@@ -222,6 +223,18 @@ impl Nic for LazyNic {
 
     fn post_recv(&mut self, wrs: &[RecvWr]) -> Result<(), NicError> {
         self.inner.post_recv(wrs)
+    }
+
+    fn arm_srq_limit(&mut self, limit: u32) -> Result<(), NicError> {
+        self.inner.arm_srq_limit(limit)
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        self.inner.counts()
+    }
+
+    fn qp_counts(&self, qp: QpNumber) -> Option<Vec<Count>> {
+        self.inner.qp_counts(qp)
     }
 
     fn post_send(&mut self, qp: QpNumber, wrs: &[SendWr]) -> Result<(), NicError> {

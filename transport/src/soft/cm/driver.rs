@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::machine::{CmConfig, CmCore, CmCounters};
 use super::packet::{self, PACKET_LEN, Unwelcome};
 use crate::cm::{CmError, CmEvent, ConnId, ConnParams, ConnectionManager, Connector};
+use crate::nic::Count;
 use crate::soft::psn::Psn;
 use crate::soft::socket::{Socket, SocketCounters};
 use crate::soft::wire::ROCE_V2_PORT;
@@ -184,6 +185,30 @@ impl ConnectionManager for SoftCm {
 
     fn event_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let SoftCmCounters {
+            messages,
+            socket,
+            bad_icrc,
+            not_management,
+        } = self.counters();
+        [
+            ("cm.received", messages.received),
+            ("cm.sent", messages.sent),
+            ("cm.repeated", messages.repeated),
+            ("cm.duplicates", messages.duplicates),
+            ("cm.ignored", messages.ignored),
+            ("cm.overflowed", messages.overflowed),
+            ("cm.refused", messages.refused),
+            ("cm.drops.bad_icrc", bad_icrc),
+            ("cm.drops.not_management", not_management),
+            ("cm.drops.cut_short", socket.receive_dropped),
+            ("cm.drops.unreachable", socket.unreachable),
+        ]
+        .map(|(name, value)| (name.into(), value))
+        .into()
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -150,6 +150,7 @@ impl Side {
             op,
             sges: sges.iter().copied().collect(),
             signaled: true,
+            solicited: false,
         };
         self.engine.post_send(self.qp, &[wr]).unwrap();
     }

@@ -55,8 +55,8 @@ impl Wqe {
 
 fn wc_op(op: &SendOp) -> WcOp {
     match op {
-        SendOp::Send | SendOp::SendInvalidate { .. } => WcOp::Send,
-        SendOp::Write(_) => WcOp::Write,
+        SendOp::Send | SendOp::SendInvalidate { .. } | SendOp::SendImmediate { .. } => WcOp::Send,
+        SendOp::Write(_) | SendOp::WriteImmediate { .. } => WcOp::Write,
         SendOp::Read(_) => WcOp::Read,
     }
 }
@@ -228,8 +228,9 @@ impl Requester {
             op,
             len: 0,
             invalidated: None,
+            imm: None,
         };
-        shared.completions.push(completion, None);
+        shared.completions.push(completion);
     }
 
     /// The first of the queue is done.

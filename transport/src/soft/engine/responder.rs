@@ -11,8 +11,9 @@
 use std::collections::VecDeque;
 
 use super::Shared;
+use super::completions::Received;
 use super::replies::{ReadJob, Reply};
-use crate::nic::{Completion, QpAttrs, QpNumber, RecvWr, WcOp, WcStatus};
+use crate::nic::{QpAttrs, QpNumber, RecvWr, WcStatus};
 use crate::soft::memory::Right;
 use crate::soft::psn::Psn;
 use crate::soft::wire::{AethKind, Headers, Kind, Layout, NakCode, Reth};
@@ -137,9 +138,6 @@ impl Responder {
                 check_length(layout, payload, mtu)?;
                 self.send(layout, headers, payload, shared)
             }
-            // Immediate data with a WRITE would use up a receive buffer that
-            // holds nothing: not offered.
-            (Kind::Write, _) if layout.imm => Err(NakCode::InvalidRequest),
             (Kind::Write, reth) => {
                 check_length(layout, payload, mtu)?;
                 self.write(layout, headers, reth, payload, shared)
@@ -161,16 +159,7 @@ impl Responder {
             Inbound::Send { wr, received } => (wr, received),
             _ => match shared.srq.take() {
                 Some(wr) => (wr, 0),
-                None => {
-                    // 9.7.5.2.8: the packet is not taken; its time comes again.
-                    self.silent = true;
-                    let kind = AethKind::RnrNak(shared.config.rnr_timer);
-                    self.reply = Some(Reply::Nak {
-                        psn: self.expected,
-                        kind,
-                    });
-                    return Ok(());
-                }
+                None => return self.not_ready(shared),
             },
         };
         // From here on the buffer is this message's, whatever happens.
@@ -198,7 +187,14 @@ impl Responder {
         self.inbound = Inbound::Send { wr, received };
         if layout.end {
             self.inbound = Inbound::None;
-            self.complete(wr, WcStatus::Success, received, headers.invalidate, shared);
+            let done = Received {
+                len: received,
+                invalidated: headers.invalidate,
+                imm: headers.imm,
+                solicited: headers.bth.solicited,
+                ..Received::new(self.number, wr)
+            };
+            shared.completions.push_received(done);
         }
         self.taken(layout, headers);
         Ok(())
@@ -235,14 +231,36 @@ impl Responder {
         if len > left || layout.end != (len == left) {
             return Err(NakCode::InvalidRequest);
         }
+        // 9.7.5.2.8: the packet that tells of the message needs a buffer to tell
+        // by, and nothing of it is taken without one.
+        let told = match layout.imm.then(|| shared.srq.take()) {
+            Some(None) => return self.not_ready(shared),
+            Some(Some(wr)) => Some(wr),
+            None => None,
+        };
         if len > 0 {
             let addr = reth.addr.wrapping_add(received.into());
-            shared
+            let placed = shared
                 .keys
                 .resolve(reth.rkey, addr, payload.len(), Right::RemoteWrite)
-                .map_err(|_| NakCode::RemoteAccess)?
-                .write(payload);
+                .map(|piece| piece.write(payload));
+            if placed.is_err() {
+                if let Some(wr) = told {
+                    shared.srq.give_back(wr);
+                }
+                return Err(NakCode::RemoteAccess);
+            }
             shared.stats.bytes_in += u64::from(len);
+        }
+        if let Some(wr) = told {
+            let done = Received {
+                wrote: true,
+                len: reth.len,
+                imm: headers.imm,
+                solicited: headers.bth.solicited,
+                ..Received::new(self.number, wr)
+            };
+            shared.completions.push_received(done);
         }
         self.inbound = if layout.end {
             Inbound::None
@@ -272,6 +290,17 @@ impl Responder {
         self.msn = self.msn.wrapping_add(1);
         // The response says that all before has been received.
         self.reply = None;
+        Ok(())
+    }
+
+    /// No buffer is posted: the packet is not taken, its time comes again
+    /// (9.7.5.2.8).
+    fn not_ready(&mut self, shared: &Shared) -> Result<(), NakCode> {
+        self.silent = true;
+        self.reply = Some(Reply::Nak {
+            psn: self.expected,
+            kind: AethKind::RnrNak(shared.config.rnr_timer),
+        });
         Ok(())
     }
 
@@ -348,7 +377,11 @@ impl Responder {
     /// Ends the message that is coming in.
     pub(super) fn abort(&mut self, status: WcStatus, shared: &mut Shared) {
         if let Some(wr) = self.take_buffer() {
-            self.complete(wr, status, 0, None, shared);
+            let done = Received {
+                status,
+                ..Received::new(self.number, wr)
+            };
+            shared.completions.push_received(done);
         }
     }
 
@@ -358,26 +391,6 @@ impl Responder {
             Inbound::Send { wr, .. } => Some(wr),
             _ => None,
         }
-    }
-
-    fn complete(
-        &self,
-        wr: RecvWr,
-        status: WcStatus,
-        len: u32,
-        invalidated: Option<u32>,
-        shared: &mut Shared,
-    ) {
-        let (wr_id, qp, op) = (wr.wr_id, self.number, WcOp::Recv);
-        let completion = Completion {
-            wr_id,
-            qp,
-            status,
-            op,
-            len,
-            invalidated,
-        };
-        shared.completions.push(completion, Some(wr));
     }
 }
 

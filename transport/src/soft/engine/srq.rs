@@ -15,6 +15,9 @@ pub(super) struct Srq {
     /// Taken by a queue pair, and not yet polled or given back.
     taken: usize,
     limit: usize,
+    /// Fewer than this are to be told of, 0 for never.
+    watermark: usize,
+    below: bool,
 }
 
 impl Srq {
@@ -23,6 +26,8 @@ impl Srq {
             posted: VecDeque::with_capacity(limit),
             taken: 0,
             limit,
+            watermark: 0,
+            below: false,
         }
     }
 
@@ -39,7 +44,36 @@ impl Srq {
     pub(super) fn take(&mut self) -> Option<RecvWr> {
         let wr = self.posted.pop_front()?;
         self.taken += 1;
+        self.watch();
         Some(wr)
+    }
+
+    /// Asks to be told when fewer than `watermark` are left (10.2.9.1). `false`
+    /// when the queue never holds as many.
+    pub(super) fn arm_limit(&mut self, watermark: usize) -> bool {
+        if watermark > self.limit {
+            return false;
+        }
+        self.watermark = watermark;
+        self.below = false;
+        self.watch();
+        true
+    }
+
+    fn watch(&mut self) {
+        if self.posted.len() < self.watermark {
+            self.watermark = 0;
+            self.below = true;
+        }
+    }
+
+    /// Whether fewer are left than was asked for; told once.
+    pub(super) fn take_limit_event(&mut self) -> bool {
+        std::mem::take(&mut self.below)
+    }
+
+    pub(super) fn has_limit_event(&self) -> bool {
+        self.below
     }
 
     /// The completion of one was polled.

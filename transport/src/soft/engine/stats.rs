@@ -1,6 +1,8 @@
 //! What an engine counts.
 #![forbid(unsafe_code)]
 
+use crate::nic::Count;
+
 /// Counters of one engine, since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
@@ -57,6 +59,40 @@ pub struct Drops {
     pub stale_response: u64,
     /// A repeated request that cannot be answered again.
     pub stale_request: u64,
+}
+
+impl Stats {
+    /// By name, as statistics show them.
+    pub fn counts(&self) -> Vec<Count> {
+        let drops = &self.drops;
+        [
+            ("packets_in", self.packets_in),
+            ("packets_out", self.packets_out),
+            ("bytes_in", self.bytes_in),
+            ("bytes_out", self.bytes_out),
+            ("retransmits", self.retransmits),
+            ("timeouts", self.timeouts),
+            ("lost_responses", self.lost_responses),
+            ("sequence_naks_out", self.sequence_naks_out),
+            ("sequence_naks_in", self.sequence_naks_in),
+            ("rnr_naks_out", self.rnr_naks_out),
+            ("rnr_naks_in", self.rnr_naks_in),
+            ("fatal_naks_out", self.fatal_naks_out),
+            ("fatal_naks_in", self.fatal_naks_in),
+            ("duplicates", self.duplicates),
+            ("drops.bad_icrc", drops.bad_icrc),
+            ("drops.malformed", drops.malformed),
+            ("drops.unknown_qp", drops.unknown_qp),
+            ("drops.wrong_peer", drops.wrong_peer),
+            ("drops.wrong_partition", drops.wrong_partition),
+            ("drops.wrong_state", drops.wrong_state),
+            ("drops.out_of_sequence", drops.out_of_sequence),
+            ("drops.stale_response", drops.stale_response),
+            ("drops.stale_request", drops.stale_request),
+        ]
+        .map(|(name, value)| (name.into(), value))
+        .into()
+    }
 }
 
 impl Drops {

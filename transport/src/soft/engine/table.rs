@@ -82,6 +82,12 @@ impl Table {
         (qp.number() == number).then_some(qp)
     }
 
+    pub(super) fn get(&self, number: QpNumber) -> Option<&Qp> {
+        let index = self.index(number)?;
+        let qp = self.places.get(index)?.qp.as_deref()?;
+        (qp.number() == number).then_some(qp)
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Qp> {
         self.places
             .iter_mut()

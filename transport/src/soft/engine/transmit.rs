@@ -124,6 +124,7 @@ impl Requester {
             self.cursor,
         );
         bth.pad = pad_for(len) as u8;
+        bth.solicited = last && wqe.wr.solicited && takes_buffer(&wqe.wr.op);
         // Whoever waits for a completion needs an answer; so do we when there
         // is nothing more that could bring one.
         bth.ack_request = last && (wqe.wr.signaled || self.current + 1 == self.queue.len())
@@ -131,7 +132,7 @@ impl Requester {
             || self.data_in_flight + 1 >= self.window.size();
         let mut headers = Headers::new(bth);
         match wqe.wr.op {
-            SendOp::Write(remote) => {
+            SendOp::Write(remote) | SendOp::WriteImmediate { to: remote, .. } => {
                 headers.reth = Some(Reth {
                     addr: remote.addr,
                     rkey: remote.rkey,
@@ -139,7 +140,10 @@ impl Requester {
                 });
             }
             SendOp::SendInvalidate { rkey } => headers.invalidate = Some(rkey),
-            SendOp::Send | SendOp::Read(_) => {}
+            SendOp::Send | SendOp::SendImmediate { .. } | SendOp::Read(_) => {}
+        }
+        if let SendOp::SendImmediate { imm } | SendOp::WriteImmediate { imm, .. } = wqe.wr.op {
+            headers.imm = Some(imm);
         }
         let pieces = shared
             .keys
@@ -188,13 +192,23 @@ impl Requester {
     }
 }
 
+/// Whether the peer's receive buffers are used: 9.2.3 allows a solicited event
+/// for no others.
+fn takes_buffer(op: &SendOp) -> bool {
+    !matches!(op, SendOp::Write(_) | SendOp::Read(_))
+}
+
 /// The opcode of a SEND or WRITE packet by its place in the message.
 fn data_opcode(op: &SendOp, first: bool, last: bool) -> Opcode {
     match (op, first, last) {
+        (SendOp::WriteImmediate { .. }, true, true) => Opcode::RcWriteOnlyImm,
+        (SendOp::WriteImmediate { .. }, false, true) => Opcode::RcWriteLastImm,
         (SendOp::Write(_), true, true) => Opcode::RcWriteOnly,
-        (SendOp::Write(_), true, false) => Opcode::RcWriteFirst,
-        (SendOp::Write(_), false, false) => Opcode::RcWriteMiddle,
         (SendOp::Write(_), false, true) => Opcode::RcWriteLast,
+        (SendOp::Write(_) | SendOp::WriteImmediate { .. }, true, false) => Opcode::RcWriteFirst,
+        (SendOp::Write(_) | SendOp::WriteImmediate { .. }, false, false) => Opcode::RcWriteMiddle,
+        (SendOp::SendImmediate { .. }, true, true) => Opcode::RcSendOnlyImm,
+        (SendOp::SendImmediate { .. }, false, true) => Opcode::RcSendLastImm,
         (SendOp::SendInvalidate { .. }, true, true) => Opcode::RcSendOnlyInvalidate,
         (SendOp::SendInvalidate { .. }, false, true) => Opcode::RcSendLastInvalidate,
         (_, true, true) => Opcode::RcSendOnly,

@@ -106,6 +106,7 @@ impl End {
             op,
             sges,
             signaled: true,
+            solicited: false,
         };
         self.nic.post_send(self.qp, &[wr]).unwrap();
     }

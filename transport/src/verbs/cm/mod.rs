@@ -38,6 +38,7 @@ use self::refusals::Refusals;
 use super::OpenError;
 use super::ffi::cm::Librdmacm;
 use crate::cm::{CmError, CmEvent, ConnId, ConnParams, ConnectionManager};
+use crate::nic::Count;
 
 /// Connections that a manager has at a time.
 const MAX_CONNECTIONS: usize = 4096;
@@ -320,6 +321,22 @@ impl ConnectionManager for RdmaCm {
 
     fn event_fd(&self) -> BorrowedFd<'_> {
         self.calls.fd()
+    }
+
+    fn counts(&self) -> Vec<Count> {
+        let met = self.counters;
+        [
+            ("cm.requests", met.requests),
+            ("cm.refused_full", met.refused_full),
+            ("cm.refused_device", met.refused_device),
+            ("cm.refused_attributes", met.refused_attributes),
+            ("cm.device_removed", met.device_removed),
+            ("cm.address_changed", met.address_changed),
+            ("cm.unconfirmed", met.unconfirmed),
+            ("cm.ignored_events", met.ignored_events),
+        ]
+        .map(|(name, value)| (name.into(), value))
+        .into()
     }
 
     fn deadline(&self) -> Option<Instant> {

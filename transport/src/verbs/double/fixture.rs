@@ -128,6 +128,7 @@ pub fn wr(wr_id: u64, op: SendOp, memory: &MemoryRegion, len: u32) -> SendWr {
         op,
         sges: [sge(memory, len)].into_iter().collect(),
         signaled: true,
+        solicited: false,
     }
 }
 

@@ -69,7 +69,7 @@ impl<V: Verbs> VerbsNic<V> {
         match op {
             // The buffer is the consumer's again, whatever became of the queue
             // pair: it was the shared queue's, not the pair's.
-            WcOp::Recv => self.srq_posted = self.srq_posted.saturating_sub(1),
+            WcOp::Recv | WcOp::RecvWrite => self.srq_posted = self.srq_posted.saturating_sub(1),
             WcOp::Flush => return self.complete_flush(&wc, wr_id, now),
             WcOp::Send | WcOp::Read | WcOp::Write => {
                 // Of one that failed also those come that were not counted.
@@ -105,6 +105,7 @@ impl<V: Verbs> VerbsNic<V> {
                 0
             },
             invalidated: wc.invalidated,
+            imm: None,
         })
     }
 
@@ -144,6 +145,7 @@ fn flushed(flushing: &Flushing, qp: QpNumber, status: WcStatus) -> Completion {
         op: WcOp::Flush,
         len: 0,
         invalidated: None,
+        imm: None,
     }
 }
 

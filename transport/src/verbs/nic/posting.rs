@@ -78,6 +78,7 @@ impl<V: Verbs> VerbsNic<V> {
             op: opcode(wr.op, true).0,
             len: 0,
             invalidated: None,
+            imm: None,
         }));
         self.events.push_back(NicEvent::Failed(qp));
         // It is there: a list was posted to it just now.
@@ -207,6 +208,9 @@ fn check(wr: &SendWr, max_sge: usize, max_message: u32) -> Result<(), NicError> 
     if tag(WcOp::Send, wr.wr_id).is_none() {
         return Err(TAKEN_BITS);
     }
+    if let SendOp::SendImmediate { .. } | SendOp::WriteImmediate { .. } = wr.op {
+        return Err(NicError::Malformed("immediate data is not offered"));
+    }
     if wr.sges.len() > max_sge {
         return Err(NicError::Malformed("it has too many pieces"));
     }
@@ -222,8 +226,12 @@ fn opcode(op: SendOp, send_invalidate: bool) -> (WcOp, SendOpcode) {
         SendOp::SendInvalidate { rkey } if send_invalidate => {
             (WcOp::Send, SendOpcode::SendInvalidate(rkey))
         }
-        SendOp::Send | SendOp::SendInvalidate { .. } => (WcOp::Send, SendOpcode::Send),
-        SendOp::Write(remote) => (WcOp::Write, SendOpcode::Write(remote)),
+        SendOp::Send | SendOp::SendInvalidate { .. } | SendOp::SendImmediate { .. } => {
+            (WcOp::Send, SendOpcode::Send)
+        }
+        SendOp::Write(remote) | SendOp::WriteImmediate { to: remote, .. } => {
+            (WcOp::Write, SendOpcode::Write(remote))
+        }
         SendOp::Read(remote) => (WcOp::Read, SendOpcode::Read(remote)),
     }
 }

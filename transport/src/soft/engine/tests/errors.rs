@@ -3,7 +3,7 @@
 
 use super::super::pair::{Pair, RECV_BASE, all_access};
 use crate::nic::{
-    Access, NicError, QpCaps, QpNumber, RemoteMemory, SendOp, SendWr, Sge, WcOp, WcStatus,
+    Access, NicError, QpCaps, QpNumber, RemoteMemory, SendOp, SendWr, Sge, Wake, WcOp, WcStatus,
 };
 
 fn statuses(pair: &Pair) -> Vec<(u64, WcStatus)> {
@@ -160,6 +160,7 @@ fn own_memory_is_checked_when_posted_and_when_used() {
         op,
         sges: [sge].into_iter().collect(),
         signaled: true,
+        solicited: false,
     };
     for op in [SendOp::Send, SendOp::Write(remote), SendOp::Read(remote)] {
         let refused = pair.a.engine.post_send(pair.a.qp, &[wr(op, bad)]);
@@ -227,7 +228,7 @@ fn a_half_received_message_gives_its_buffer_back_when_the_queue_pair_ends() {
         assert!(pair.b.engine.stats().bytes_in > 40_000);
         if destroy {
             pair.b.engine.destroy_qp(pair.b.qp);
-            assert!(!pair.b.engine.has_completions());
+            assert!(!pair.b.engine.has_completions(Wake::All));
         } else {
             pair.b.engine.error_qp(pair.b.qp).unwrap();
             pair.step();
@@ -254,6 +255,7 @@ fn a_half_received_message_gives_its_buffer_back_when_the_queue_pair_ends() {
             op: SendOp::Send,
             sges: [sge].into_iter().collect(),
             signaled: true,
+            solicited: false,
         };
         pair.a.engine.post_send(from, &[wr]).unwrap();
         pair.run();

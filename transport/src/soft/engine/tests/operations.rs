@@ -156,6 +156,7 @@ fn an_unsignaled_request_completes_without_a_word_and_frees_its_place() {
             op: SendOp::Write(remote),
             sges: [sge].into_iter().collect(),
             signaled,
+            solicited: false,
         };
         let wrs: Vec<_> = (0..64).map(|i| wr(i, i == 63)).collect();
         pair.a.engine.post_send(pair.a.qp, &wrs).unwrap();
