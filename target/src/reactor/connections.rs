@@ -227,15 +227,22 @@ impl Reactor {
     pub(super) fn disconnected(&mut self, key: ConnKey, now: Instant) {
         self.openings.give_up(Some(key));
         if let Some(index) = self.connections.by_key.get(&key).copied() {
+            tracing::debug!(?key, "the peer disconnected");
             self.close(index, now);
         }
     }
 
     /// A queue pair has failed, maybe with nothing outstanding that says so.
     pub(super) fn queue_pair_failed(&mut self, port: usize, qp: QpNumber, now: Instant) {
-        if let Some(index) = self.connections.by_qp(port, qp) {
-            self.close(index, now);
+        let Some(index) = self.connections.by_qp(port, qp) else {
+            return;
+        };
+        if let Some(connection) = self.connections.get(index)
+            && connection.closing.is_none()
+        {
+            tracing::warn!(key = ?connection.key, ?qp, "connection ended: its queue pair failed, by what the peer sent or did not answer");
         }
+        self.close(index, now);
     }
 
     pub(super) fn close_all(&mut self, now: Instant) {
