@@ -18,6 +18,7 @@ mod completions;
 #[cfg(test)]
 mod pair;
 mod qp;
+mod read_jobs;
 mod replies;
 mod requester;
 mod responder;
@@ -121,7 +122,6 @@ struct Shared {
     keys: Keys,
     srq: Srq,
     completions: CompletionQueue,
-    stats: Stats,
     /// Queue pairs that failed by themselves, until their owner has asked.
     failed: VecDeque<QpNumber>,
     /// Bytes of READ responses that are waited for.
@@ -154,6 +154,8 @@ pub struct Engine {
     caps: NicCaps,
     shared: Shared,
     table: Table,
+    /// What belongs to no queue pair, and what those had counted that are gone.
+    stats: Stats,
     /// Queue pairs that may have something to send, in turn.
     active: VecDeque<QpNumber>,
     /// Queue pairs with a READ that waits for the common budget.
@@ -180,7 +182,6 @@ impl Engine {
             keys: Keys::new(config.max_registrations),
             srq: Srq::new(config.max_srq_wr as usize),
             completions: CompletionQueue::new(config.max_srq_wr as usize),
-            stats: Stats::default(),
             failed: VecDeque::with_capacity(table.limit() as usize),
             read_in_flight: 0,
             read_budget_freed: false,
@@ -191,6 +192,7 @@ impl Engine {
             caps,
             shared,
             table,
+            stats: Stats::default(),
             active: VecDeque::with_capacity(lists),
             starved: VecDeque::with_capacity(lists),
             deadline: None,
@@ -202,19 +204,21 @@ impl Engine {
         &self.caps
     }
 
-    /// What it has counted.
-    pub fn stats(&self) -> &Stats {
-        &self.shared.stats
+    /// What it has counted, over all queue pairs that it ever had.
+    pub fn stats(&self) -> Stats {
+        let mut sum = self.stats;
+        self.table.iter().for_each(|qp| sum += qp.stats());
+        sum
     }
 
     /// What it has counted of a queue pair; `None` when it does not exist.
     pub fn qp_counts(&self, qp: QpNumber) -> Option<Vec<Count>> {
-        self.table.get(qp).map(|_qp| Vec::new())
+        self.table.get(qp).map(|qp| qp.stats().counts())
     }
 
     /// What it has counted, for what its owner counts.
     pub fn stats_mut(&mut self) -> &mut Stats {
-        &mut self.shared.stats
+        &mut self.stats
     }
 
     /// Registers memory, or gives nothing when the table is full.
@@ -273,6 +277,7 @@ impl Engine {
         let Some(mut gone) = self.table.remove(qp) else {
             return;
         };
+        self.stats += gone.stats();
         gone.dismantle(&mut self.shared);
         self.shared.failed.retain(|failed| *failed != qp);
         let Shared {
@@ -340,8 +345,6 @@ impl Engine {
     /// Handles a packet that came `from` a peer's address `to` an own one. It
     /// runs from the BTH to the end of the padding; its CRC has been checked.
     pub fn handle_packet(&mut self, now: Instant, from: IpAddr, to: IpAddr, packet: &[u8]) {
-        let stats = &mut self.shared.stats;
-        stats.packets_in += 1;
         let (headers, payload) = match Headers::read(packet) {
             Ok(read) => read,
             // An unknown operation of the reliable connection is the
@@ -351,12 +354,14 @@ impl Engine {
                 None => return,
             },
             Err(_) => {
-                stats.drops.malformed += 1;
+                self.stats.packets_in += 1;
+                self.stats.drops.malformed += 1;
                 return;
             }
         };
         let Some(qp) = self.table.get_mut(QpNumber(headers.bth.dest_qp)) else {
-            stats.drops.unknown_qp += 1;
+            self.stats.packets_in += 1;
+            self.stats.drops.unknown_qp += 1;
             return;
         };
         qp.handle(now, from, to, &headers, payload, &mut self.shared);

@@ -104,7 +104,7 @@ impl SoftNic {
     }
 
     /// What the adapter has counted.
-    pub fn stats(&self) -> &Stats {
+    pub fn stats(&self) -> Stats {
         self.engine.stats()
     }
 

@@ -55,7 +55,7 @@ impl Requester {
     ) -> Result<(), Failure> {
         let psn = headers.bth.psn;
         if psn.is_before(self.una) || !psn.is_before(self.sent_end) {
-            shared.stats.drops.stale_response += 1;
+            self.stats.drops.stale_response += 1;
             return Ok(());
         }
         let kind = headers.bth.opcode.layout().map(|layout| layout.kind);
@@ -68,24 +68,27 @@ impl Requester {
                     ..
                 }),
             ) => self.read_response(now, psn, payload, mtu, shared),
-            (Some(Kind::Ack), Some(aeth)) => match aeth.kind {
+            (Some(Kind::Ack), Some(aeth)) if payload.is_empty() => match aeth.kind {
                 AethKind::Ack(_) => {
+                    self.stats.acks_in += 1;
                     // An acknowledgement of what comes after a READ says that
-                    // its responses were sent and are lost.
+                    // its responses were sent and are lost. One for a number of
+                    // the READ itself says nothing: a responder may repeat its
+                    // last word as an acknowledgement at any time (9.7.7.2).
                     match self.acknowledge(now, psn.plus(1), shared) {
-                        Reach::Read(end) if !psn.is_before(end) => self.lost(shared),
+                        Reach::Read(end) if !psn.is_before(end) => self.lost(now, shared),
                         _ => Ok(()),
                     }
                 }
                 AethKind::RnrNak(code) => self.rnr_nak(now, psn, code, shared),
                 AethKind::Nak(code) => self.nak(now, psn, code, shared),
                 AethKind::Reserved(_) => {
-                    shared.stats.drops.malformed += 1;
+                    self.stats.drops.malformed += 1;
                     Ok(())
                 }
             },
             _ => {
-                shared.stats.drops.malformed += 1;
+                self.stats.drops.malformed += 1;
                 Ok(())
             }
         }
@@ -137,10 +140,10 @@ impl Requester {
     ) -> Result<(), Failure> {
         if let Reach::Read(_) = self.acknowledge(now, psn, shared) {
             // One before it is missing.
-            return self.lost(shared);
+            return self.lost(now, shared);
         }
         let Some(wqe) = self.queue.front().filter(|wqe| wqe.is_read()) else {
-            shared.stats.drops.stale_response += 1;
+            self.stats.drops.stale_response += 1;
             return Ok(());
         };
         let offset = psn.distance(wqe.first) * mtu;
@@ -154,7 +157,7 @@ impl Requester {
             .range(&wqe.wr.sges, offset as usize, len, Right::LocalWrite)
             .map_err(|_| Failure::first(WcStatus::LocalProtection))?
             .write(payload);
-        shared.stats.bytes_in += len as u64;
+        self.stats.bytes_in += len as u64;
         let (next, wqe_end) = (psn.plus(1), wqe.end());
         if let Some(span) = self.reads.front_mut() {
             span.left = span.left.saturating_sub(1);
@@ -172,22 +175,24 @@ impl Requester {
 
     /// A response is missing: asks again, and takes no notice of what was under
     /// way by then.
-    fn lost(&mut self, shared: &mut Shared) -> Result<(), Failure> {
+    fn lost(&mut self, now: Instant, shared: &mut Shared) -> Result<(), Failure> {
         if let Some(left) = self.recovering.as_mut().filter(|left| **left > 0) {
             *left -= 1;
-            shared.stats.drops.stale_response += 1;
+            self.stats.drops.stale_response += 1;
             return Ok(());
         }
-        shared.stats.lost_responses += 1;
+        self.stats.lost_responses += 1;
         // Each packet sent brings at most one answer.
         let under_way = self.cursor.distance(self.una);
-        self.retry(shared)?;
+        self.retry(now, shared)?;
         self.recovering = Some(under_way);
         Ok(())
     }
 
-    fn retry(&mut self, shared: &mut Shared) -> Result<(), Failure> {
-        if !self.spend_retry() {
+    /// Sends again what a NAK, said or implied, told to be missing (9.7.5.1.1,
+    /// 9.9.2.1).
+    fn retry(&mut self, now: Instant, shared: &mut Shared) -> Result<(), Failure> {
+        if !self.spend_retry_for_loss(now) {
             return Err(Failure::first(WcStatus::RetryExceeded));
         }
         self.shrink_windows();
@@ -206,32 +211,37 @@ impl Requester {
         self.acknowledge(now, psn, shared);
         let status = match code {
             NakCode::PsnSequence => {
-                shared.stats.sequence_naks_in += 1;
+                self.stats.sequence_naks_in += 1;
                 // Nothing to send again means that it has been done already.
                 return if self.cursor == self.una {
                     Ok(())
                 } else {
-                    self.retry(shared)
+                    self.retry(now, shared)
                 };
             }
             NakCode::InvalidRequest => WcStatus::RemoteInvalidRequest,
             NakCode::RemoteAccess => WcStatus::RemoteAccess,
             NakCode::RemoteOperation => WcStatus::RemoteOperation,
             _ => {
-                shared.stats.drops.malformed += 1;
+                self.stats.drops.malformed += 1;
                 return Ok(());
             }
         };
-        shared.stats.fatal_naks_in += 1;
-        let covers = |psn: Psn, first: Psn, end: Psn| !psn.is_before(first) && psn.is_before(end);
+        self.stats.fatal_naks_in += 1;
+        Err(self.failure_at(psn, status))
+    }
+
+    /// The failure of the work request that a number belongs to.
+    fn failure_at(&self, psn: Psn, status: WcStatus) -> Failure {
+        let covers = |first: Psn, end: Psn| !psn.is_before(first) && psn.is_before(end);
         let index = self
             .queue
             .iter()
-            .position(|wqe| covers(psn, wqe.first, wqe.end()));
-        Err(Failure {
+            .position(|wqe| covers(wqe.first, wqe.end()));
+        Failure {
             index: index.unwrap_or(0),
             status,
-        })
+        }
     }
 
     fn rnr_nak(
@@ -241,13 +251,13 @@ impl Requester {
         code: u8,
         shared: &mut Shared,
     ) -> Result<(), Failure> {
-        shared.stats.rnr_naks_in += 1;
+        self.stats.rnr_naks_in += 1;
         self.acknowledge(now, psn, shared);
         if self.cursor == self.una {
             return Ok(());
         }
         if !self.wait_for_receiver(now + rnr_time(code)) {
-            return Err(Failure::first(WcStatus::RnrRetryExceeded));
+            return Err(self.failure_at(psn, WcStatus::RnrRetryExceeded));
         }
         self.rewind(shared);
         Ok(())

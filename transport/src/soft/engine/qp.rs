@@ -12,7 +12,7 @@ use super::acks::Failure;
 use super::requester::Requester;
 use super::responder::Responder;
 use super::timers::Expired;
-use super::{PacketSink, Shared};
+use super::{PacketSink, Shared, Stats};
 use crate::nic::{NicError, QpAttrs, QpCaps, QpNumber, WcStatus};
 use crate::soft::wire::{Headers, Kind};
 
@@ -72,6 +72,9 @@ pub(super) struct Qp {
     path: Option<Path>,
     requester: Requester,
     responder: Responder,
+    /// What neither half counts: packets for this queue pair, and those dropped
+    /// before one of them looked.
+    stats: Stats,
     /// On one of the engine's lists of queue pairs that want to send.
     pub(super) listed: bool,
 }
@@ -84,12 +87,21 @@ impl Qp {
             path: None,
             requester: Requester::new(number, caps.max_send_wr as usize),
             responder: Responder::new(number),
+            stats: Stats::default(),
             listed: false,
         }
     }
 
     pub(super) fn number(&self) -> QpNumber {
         self.number
+    }
+
+    /// What it has counted.
+    pub(super) fn stats(&self) -> Stats {
+        let mut sum = self.stats;
+        sum += self.requester.stats;
+        sum += self.responder.stats;
+        sum
     }
 
     pub(super) fn requester_mut(&mut self) -> &mut Requester {
@@ -134,6 +146,11 @@ impl Qp {
         if self.state != State::Error {
             shared.failed.push_back(self.number);
         }
+        // Whose own requests failed answers no others (10.3.1). Who refused a
+        // request still says so, after what was asked before it.
+        if failure.is_some() {
+            self.responder.forget_replies();
+        }
         self.enter_error(failure, shared);
     }
 
@@ -174,7 +191,8 @@ impl Qp {
         payload: &[u8],
         shared: &mut Shared,
     ) {
-        let drops = &mut shared.stats.drops;
+        self.stats.packets_in += 1;
+        let drops = &mut self.stats.drops;
         let Some(path) = self.path.filter(|_| self.state == State::Ready) else {
             drops.wrong_state += 1;
             return;
@@ -262,9 +280,9 @@ impl Qp {
         }
         match self.requester.expire(now) {
             None => return self.requester.rnr_over(now),
-            Some(Expired::Probe) => shared.stats.timeouts += 1,
+            Some(Expired::Probe) => self.requester.stats.timeouts += 1,
             Some(Expired::Timeout) => {
-                shared.stats.timeouts += 1;
+                self.requester.stats.timeouts += 1;
                 if !self.requester.spend_retry() {
                     let failure = Failure {
                         index: 0,

@@ -1,57 +1,19 @@
 //! What the responder says: READ responses, acknowledgements, NAKs.
 //!
 //! InfiniBand Architecture, volume 1, 9.7.5: responses leave in the order of
-//! the requests they answer. So READ responses come first, and an
+//! the requests they answer (9.7.5.1.1), and one acknowledgement serves for all
+//! that came before (9.7.5.1.2). So READ responses come first, and an
 //! acknowledgement, which is always for something later, after them. It covers
 //! all before it, so one note is enough.
 #![forbid(unsafe_code)]
 
 use super::qp::{Path, Step};
-use super::responder::{Refused, Responder};
+use super::read_jobs::ReadJob;
+use super::responder::{Fault, Refused, Responder};
 use super::{PacketSink, Shared};
-use crate::nic::WcStatus;
 use crate::soft::memory::Right;
 use crate::soft::psn::Psn;
-use crate::soft::wire::{Aeth, AethKind, Bth, Headers, NakCode, Opcode, Reth, pad_for};
-
-/// A READ that is being answered.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ReadJob {
-    psn: Psn,
-    addr: u64,
-    rkey: u32,
-    left: u32,
-    started: bool,
-    ended_early: bool,
-}
-
-impl ReadJob {
-    pub(super) fn new(psn: Psn, reth: Reth) -> Self {
-        let Reth { addr, rkey, len } = reth;
-        Self {
-            psn,
-            addr,
-            rkey,
-            left: len,
-            started: false,
-            ended_early: false,
-        }
-    }
-
-    /// The number of the next response.
-    pub(super) fn next(&self) -> Psn {
-        self.psn
-    }
-
-    /// What has number `end` or a later one is not to be sent.
-    pub(super) fn end_before(&mut self, end: Psn, mtu: u32) {
-        let room = end.distance(self.psn).saturating_mul(mtu);
-        if room < self.left {
-            self.left = room;
-            self.ended_early = true;
-        }
-    }
-}
+use crate::soft::wire::{Aeth, AethKind, Bth, Headers, NakCode, Opcode, pad_for};
 
 /// What is to be said when all READs before it are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +46,10 @@ impl Responder {
         shared: &mut Shared,
         sink: &mut impl PacketSink,
     ) -> Result<Step, Refused> {
-        if let Some(job) = self.jobs.front().copied() {
-            return self.transmit_read(job, path, shared, sink);
+        while let Some(job) = self.jobs.front() {
+            if let Some(step) = self.transmit_read(job, path, shared, sink)? {
+                return Ok(step);
+            }
         }
         let Some(reply) = self.reply else {
             return Ok(Step::Idle);
@@ -109,24 +73,26 @@ impl Responder {
             return Ok(Step::SinkFull);
         }
         self.reply = None;
-        let stats = &mut shared.stats;
+        let stats = &mut self.stats;
         stats.packets_out += 1;
         match kind {
             AethKind::Nak(NakCode::PsnSequence) => stats.sequence_naks_out += 1,
             AethKind::Nak(_) => stats.fatal_naks_out += 1,
             AethKind::RnrNak(_) => stats.rnr_naks_out += 1,
-            AethKind::Ack(_) | AethKind::Reserved(_) => {}
+            AethKind::Ack(_) => stats.acks_out += 1,
+            AethKind::Reserved(_) => {}
         }
         Ok(Step::Sent)
     }
 
+    /// Sends one response; nothing when the READ could not be answered and went.
     fn transmit_read(
         &mut self,
         job: ReadJob,
         path: &Path,
         shared: &mut Shared,
         sink: &mut impl PacketSink,
-    ) -> Result<Step, Refused> {
+    ) -> Result<Option<Step>, Refused> {
         let len = job.left.min(path.mtu);
         let last = job.left <= path.mtu && !job.ended_early;
         let opcode = match (job.started, last) {
@@ -141,10 +107,15 @@ impl Responder {
         let piece = match shared.keys.resolve(job.rkey, job.addr, len as usize, right) {
             Ok(piece) => Some(piece),
             Err(_) if len == 0 => None,
+            // It may be long answered, and the key gone by right.
+            Err(_) if job.repeated => {
+                self.jobs.pop();
+                self.stats.drops.stale_request += 1;
+                return Ok(None);
+            }
             Err(_) => {
                 self.jobs.clear();
-                let code = NakCode::RemoteAccess;
-                return Err(self.refuse(job.psn, code, WcStatus::Flushed, shared));
+                return Err(self.refuse(job.psn, Fault::Access, shared));
             }
         };
         let len = len as usize;
@@ -168,18 +139,11 @@ impl Responder {
             }
         });
         if !fits {
-            return Ok(Step::SinkFull);
+            return Ok(Some(Step::SinkFull));
         }
-        shared.stats.packets_out += 1;
-        shared.stats.bytes_out += len as u64;
-        if job.left as usize <= len {
-            self.jobs.pop_front();
-        } else if let Some(front) = self.jobs.front_mut() {
-            front.psn = job.psn.plus(1);
-            front.addr = job.addr.wrapping_add(len as u64);
-            front.left -= len as u32;
-            front.started = true;
-        }
-        Ok(Step::Sent)
+        self.stats.packets_out += 1;
+        self.stats.bytes_out += len as u64;
+        self.jobs.sent(len as u32);
+        Ok(Some(Step::Sent))
     }
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::acks::Failure;
 use super::timers::{AckTimer, Expired};
 use super::window::Window;
-use super::{Config, Shared};
+use super::{Config, Shared, Stats};
 use crate::nic::{Completion, NicError, QpAttrs, QpNumber, SendOp, SendWr, WcOp, WcStatus};
 use crate::soft::memory::{Keys, Right};
 use crate::soft::psn::Psn;
@@ -72,6 +72,7 @@ pub(super) struct Span {
 #[derive(Debug)]
 pub(super) struct Requester {
     pub(super) number: QpNumber,
+    pub(super) stats: Stats,
     pub(super) queue: VecDeque<Wqe>,
     /// Work requests whose place is not free yet: queued, or completed and not
     /// polled.
@@ -102,6 +103,8 @@ pub(super) struct Requester {
     retries_left: u8,
     rnr_retry: u8,
     rnr_left: u8,
+    /// Until then, further losses that are seen cost no retry.
+    loss_paid_until: Option<Instant>,
     pub(super) timer: AckTimer,
     pub(super) rnr_until: Option<Instant>,
     /// The cursor went back for a response seen to be missing, and nothing has
@@ -115,6 +118,7 @@ impl Requester {
         let zero = Psn::new(0);
         Self {
             number,
+            stats: Stats::default(),
             queue: VecDeque::with_capacity(limit),
             used: 0,
             limit,
@@ -136,6 +140,7 @@ impl Requester {
             retries_left: 0,
             rnr_retry: 0,
             rnr_left: 0,
+            loss_paid_until: None,
             timer: AckTimer::new(0, std::time::Duration::from_secs(1)),
             rnr_until: None,
             recovering: None,
@@ -239,6 +244,7 @@ impl Requester {
             return;
         };
         self.current = self.current.saturating_sub(1);
+        self.stats.messages_out += 1;
         if wqe.wr.signaled {
             self.complete(wqe.wr.wr_id, wqe.wc_op(), WcStatus::Success, shared);
         } else {
@@ -291,14 +297,28 @@ impl Requester {
     pub(super) fn made_progress(&mut self) {
         self.retries_left = self.retry_count;
         self.rnr_left = self.rnr_retry;
+        self.loss_paid_until = None;
         self.recovering = None;
     }
 
     /// Takes one of the retries, if one is left.
     pub(super) fn spend_retry(&mut self) -> bool {
+        self.stats.retries += 1;
         let left = self.retries_left > 0;
         self.retries_left = self.retries_left.saturating_sub(1);
         left
+    }
+
+    /// As [`Self::spend_retry`], for a loss that was not waited for but seen. That
+    /// can happen many times within one round trip, as when an overrun buffer loses
+    /// the same packet again and again, so all that is seen within one ACK timeout
+    /// costs one retry: no more than a peer costs that says nothing.
+    pub(super) fn spend_retry_for_loss(&mut self, now: Instant) -> bool {
+        if self.loss_paid_until.is_some_and(|until| now < until) {
+            return true;
+        }
+        self.loss_paid_until = self.timer.timeout().map(|timeout| now + timeout);
+        self.spend_retry()
     }
 
     /// Something was lost.

@@ -8,11 +8,10 @@
 //! Answers are only noted here; [`super::replies`] writes them out.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
-
-use super::Shared;
 use super::completions::Received;
-use super::replies::{ReadJob, Reply};
+use super::read_jobs::{ReadJobs, packets};
+use super::replies::Reply;
+use super::{Shared, Stats};
 use crate::nic::{QpAttrs, QpNumber, RecvWr, WcStatus};
 use crate::soft::memory::Right;
 use crate::soft::psn::Psn;
@@ -25,6 +24,44 @@ const MAX_LENGTH: u32 = 1 << 31;
 /// the error state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused;
+
+/// Why a request in its place is not taken (9.9.3). All of these end the
+/// connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is against the rules.
+    Invalid,
+    /// It is longer than the receive buffer.
+    TooLong,
+    /// It names memory by a wrong key, or outside its bounds or rights.
+    Access,
+    /// The receive buffer cannot be used: the own side's fault.
+    Buffer,
+    /// It invalidates a key that is none of the peer's. For this the specification
+    /// has no NAK (9.9.3, class J): the message was right, and is received.
+    Invalidation,
+}
+
+impl Fault {
+    fn nak(self) -> Option<NakCode> {
+        match self {
+            Self::Invalid | Self::TooLong => Some(NakCode::InvalidRequest),
+            Self::Access => Some(NakCode::RemoteAccess),
+            Self::Buffer => Some(NakCode::RemoteOperation),
+            Self::Invalidation => None,
+        }
+    }
+
+    /// How the receive ends whose buffer the message has.
+    fn status(self) -> WcStatus {
+        match self {
+            Self::Invalid => WcStatus::RemoteInvalidRequest,
+            Self::TooLong => WcStatus::LocalLength,
+            Self::Access => WcStatus::Flushed,
+            Self::Buffer | Self::Invalidation => WcStatus::LocalProtection,
+        }
+    }
+}
 
 /// The message that is coming in.
 #[derive(Debug, Clone, Copy)]
@@ -44,8 +81,8 @@ pub(super) struct Responder {
     /// Messages completed, 24 bits (9.7.7.1).
     pub(super) msn: u32,
     inbound: Inbound,
-    pub(super) jobs: VecDeque<ReadJob>,
-    max_jobs: usize,
+    pub(super) stats: Stats,
+    pub(super) jobs: ReadJobs,
     pub(super) reply: Option<Reply>,
     /// A gap was reported, or the peer told to wait: until the expected packet
     /// comes, others are dropped without a word.
@@ -60,8 +97,8 @@ impl Responder {
             last_data: Psn::new(0),
             msn: 0,
             inbound: Inbound::None,
-            jobs: VecDeque::new(),
-            max_jobs: 0,
+            stats: Stats::default(),
+            jobs: ReadJobs::new(0),
             reply: None,
             silent: false,
         }
@@ -70,8 +107,7 @@ impl Responder {
     pub(super) fn connect(&mut self, attrs: &QpAttrs) {
         self.expected = Psn::new(attrs.rq_psn);
         self.last_data = self.expected.minus(1);
-        self.max_jobs = attrs.max_dest_rd_atomic.into();
-        self.jobs.reserve(self.max_jobs);
+        self.jobs = ReadJobs::new(attrs.max_dest_rd_atomic.into());
     }
 
     /// Handles a request. `payload` is only looked at when the request is new
@@ -89,7 +125,7 @@ impl Responder {
             return Ok(());
         }
         if ahead > 0 {
-            shared.stats.drops.out_of_sequence += 1;
+            self.stats.drops.out_of_sequence += 1;
             if !self.silent {
                 self.silent = true;
                 self.reply = Some(Reply::Nak {
@@ -105,15 +141,9 @@ impl Responder {
             .take_if(|reply| matches!(reply, Reply::Nak { .. }));
         let done = match headers.bth.opcode.layout() {
             Some(layout) => self.new_request(layout, headers, payload, mtu, shared),
-            None => Err(NakCode::InvalidRequest),
+            None => Err(Fault::Invalid),
         };
-        done.map_err(|code| {
-            let status = match code {
-                NakCode::InvalidRequest => WcStatus::LocalLength,
-                _ => WcStatus::Flushed,
-            };
-            self.refuse(headers.bth.psn, code, status, shared)
-        })
+        done.map_err(|fault| self.refuse(headers.bth.psn, fault, shared))
     }
 
     fn new_request(
@@ -123,7 +153,7 @@ impl Responder {
         payload: &[u8],
         mtu: u32,
         shared: &mut Shared,
-    ) -> Result<(), NakCode> {
+    ) -> Result<(), Fault> {
         // 9.7.4.1: which opcodes may follow which.
         let in_sequence = match self.inbound {
             Inbound::None => layout.start,
@@ -131,7 +161,7 @@ impl Responder {
             Inbound::Write { .. } => layout.kind == Kind::Write && !layout.start,
         };
         if !in_sequence {
-            return Err(NakCode::InvalidRequest);
+            return Err(Fault::Invalid);
         }
         match (layout.kind, headers.reth) {
             (Kind::Send, _) => {
@@ -142,9 +172,11 @@ impl Responder {
                 check_length(layout, payload, mtu)?;
                 self.write(layout, headers, reth, payload, shared)
             }
-            (Kind::ReadRequest, Some(reth)) => self.read(headers.bth.psn, reth, mtu, shared),
+            (Kind::ReadRequest, Some(reth)) if payload.is_empty() => {
+                self.read(headers.bth.psn, reth, mtu, shared)
+            }
             // ATOMIC is optional, and not offered (9.4.5).
-            _ => Err(NakCode::InvalidRequest),
+            _ => Err(Fault::Invalid),
         }
     }
 
@@ -154,7 +186,7 @@ impl Responder {
         headers: &Headers,
         payload: &[u8],
         shared: &mut Shared,
-    ) -> Result<(), NakCode> {
+    ) -> Result<(), Fault> {
         let (wr, received) = match self.inbound {
             Inbound::Send { wr, received } => (wr, received),
             _ => match shared.srq.take() {
@@ -166,22 +198,22 @@ impl Responder {
         self.inbound = Inbound::Send { wr, received };
         let len = payload.len() as u32;
         if len > wr.sge.len - received {
-            return Err(NakCode::InvalidRequest);
+            return Err(Fault::TooLong);
         }
         if len > 0 {
             let addr = wr.sge.addr.wrapping_add(received.into());
             shared
                 .keys
                 .resolve(wr.sge.lkey, addr, payload.len(), Right::LocalWrite)
-                .map_err(|_| NakCode::RemoteOperation)?
+                .map_err(|_| Fault::Buffer)?
                 .write(payload);
-            shared.stats.bytes_in += u64::from(len);
+            self.stats.bytes_in += u64::from(len);
         }
         if let Some(key) = headers.invalidate {
             shared
                 .keys
                 .invalidate(key)
-                .map_err(|_| NakCode::RemoteAccess)?;
+                .map_err(|_| Fault::Invalidation)?;
         }
         let received = received + len;
         self.inbound = Inbound::Send { wr, received };
@@ -207,29 +239,29 @@ impl Responder {
         reth: Option<Reth>,
         payload: &[u8],
         shared: &mut Shared,
-    ) -> Result<(), NakCode> {
+    ) -> Result<(), Fault> {
         let (reth, received) = match (self.inbound, reth) {
             (Inbound::Write { reth, received }, None) => (reth, received),
             (Inbound::None, Some(reth)) => {
                 if reth.len > MAX_LENGTH {
-                    return Err(NakCode::InvalidRequest);
+                    return Err(Fault::Invalid);
                 }
                 // 9.7.4.1: the whole range is checked before the first byte.
                 if reth.len > 0 {
                     shared
                         .keys
                         .resolve(reth.rkey, reth.addr, reth.len as usize, Right::RemoteWrite)
-                        .map_err(|_| NakCode::RemoteAccess)?;
+                        .map_err(|_| Fault::Access)?;
                 }
                 (reth, 0)
             }
-            _ => return Err(NakCode::InvalidRequest),
+            _ => return Err(Fault::Invalid),
         };
         let len = payload.len() as u32;
         let left = reth.len - received;
         // 9.7.4.1: the payloads must add up to the announced length.
         if len > left || layout.end != (len == left) {
-            return Err(NakCode::InvalidRequest);
+            return Err(Fault::Invalid);
         }
         // 9.7.5.2.8: the packet that tells of the message needs a buffer to tell
         // by, and nothing of it is taken without one.
@@ -248,9 +280,9 @@ impl Responder {
                 if let Some(wr) = told {
                     shared.srq.give_back(wr);
                 }
-                return Err(NakCode::RemoteAccess);
+                return Err(Fault::Access);
             }
-            shared.stats.bytes_in += u64::from(len);
+            self.stats.bytes_in += u64::from(len);
         }
         if let Some(wr) = told {
             let done = Received {
@@ -274,20 +306,23 @@ impl Responder {
         Ok(())
     }
 
-    fn read(&mut self, psn: Psn, reth: Reth, mtu: u32, shared: &mut Shared) -> Result<(), NakCode> {
-        // 9.7.4: more READs than were agreed on.
-        if self.jobs.len() >= self.max_jobs || reth.len > MAX_LENGTH {
-            return Err(NakCode::InvalidRequest);
+    fn read(&mut self, psn: Psn, reth: Reth, mtu: u32, shared: &mut Shared) -> Result<(), Fault> {
+        self.stats.reads_in += 1;
+        if reth.len > MAX_LENGTH {
+            return Err(Fault::Invalid);
         }
         if reth.len > 0 {
             shared
                 .keys
                 .resolve(reth.rkey, reth.addr, reth.len as usize, Right::RemoteRead)
-                .map_err(|_| NakCode::RemoteAccess)?;
+                .map_err(|_| Fault::Access)?;
         }
-        self.jobs.push_back(ReadJob::new(psn, reth));
+        // 9.7.4: more READs than were agreed on.
+        if !self.jobs.add(psn, reth) {
+            return Err(Fault::Invalid);
+        }
         self.expected = psn.plus(packets(reth.len, mtu));
-        self.msn = self.msn.wrapping_add(1);
+        self.message_done();
         // The response says that all before has been received.
         self.reply = None;
         Ok(())
@@ -295,7 +330,7 @@ impl Responder {
 
     /// No buffer is posted: the packet is not taken, its time comes again
     /// (9.7.5.2.8).
-    fn not_ready(&mut self, shared: &Shared) -> Result<(), NakCode> {
+    fn not_ready(&mut self, shared: &Shared) -> Result<(), Fault> {
         self.silent = true;
         self.reply = Some(Reply::Nak {
             psn: self.expected,
@@ -309,17 +344,23 @@ impl Responder {
         self.last_data = self.expected;
         self.expected = self.expected.plus(1);
         if layout.end {
-            self.msn = self.msn.wrapping_add(1);
+            self.message_done();
         }
         if headers.bth.ack_request {
             self.reply = Some(Reply::Ack);
         }
     }
 
-    /// A request that was received before (9.7.4): SEND and WRITE
+    /// 9.7.7.1: for a READ when it is taken, for others when the last packet is.
+    fn message_done(&mut self) {
+        self.msn = self.msn.wrapping_add(1);
+        self.stats.messages_in += 1;
+    }
+
+    /// A request that was received before (9.7.5.1.5): SEND and WRITE
     /// are acknowledged again, where asked for, and not done again; READ is.
     fn duplicate(&mut self, headers: &Headers, mtu: u32, shared: &mut Shared) {
-        shared.stats.duplicates += 1;
+        self.stats.duplicates += 1;
         let psn = headers.bth.psn;
         match (
             headers.bth.opcode.layout().map(|layout| layout.kind),
@@ -331,46 +372,37 @@ impl Responder {
                 }
             }
             (Some(Kind::ReadRequest), Some(reth)) => {
+                self.stats.reads_in += 1;
                 let end = psn.plus(packets(reth.len, mtu));
+                // It may be long answered, and the key gone by right: so no NAK.
                 let ok = reth.len <= MAX_LENGTH
                     && !end.is_after(self.expected)
-                    && self.max_jobs > 0
                     && (reth.len == 0
                         || shared
                             .keys
                             .resolve(reth.rkey, reth.addr, reth.len as usize, Right::RemoteRead)
                             .is_ok());
-                if !ok {
-                    shared.stats.drops.stale_request += 1;
-                    return;
+                if !ok || !self.jobs.repeat(psn, reth, mtu) {
+                    self.stats.drops.stale_request += 1;
                 }
-                // The requester went back, and will ask for all that follows
-                // again too: what was still to be said of it is void.
-                self.jobs.retain(|job| job.next().is_before(psn));
-                if let Some(job) = self.jobs.back_mut() {
-                    job.end_before(psn, mtu);
-                }
-                self.jobs.push_back(ReadJob::new(psn, reth));
-                self.reply.take_if(|reply| matches!(reply, Reply::Ack));
             }
-            _ => shared.stats.drops.stale_request += 1,
+            _ => self.stats.drops.stale_request += 1,
         }
     }
 
     /// Notes the NAK that ends the connection, and gives the buffer of a
     /// half-received message back with an error.
-    pub(super) fn refuse(
-        &mut self,
-        psn: Psn,
-        code: NakCode,
-        status: WcStatus,
-        shared: &mut Shared,
-    ) -> Refused {
-        self.reply = Some(Reply::Nak {
-            psn,
-            kind: AethKind::Nak(code),
-        });
-        self.abort(status, shared);
+    pub(super) fn refuse(&mut self, psn: Psn, fault: Fault, shared: &mut Shared) -> Refused {
+        match fault {
+            Fault::Invalid | Fault::TooLong => self.stats.invalid_requests += 1,
+            Fault::Access | Fault::Invalidation => self.stats.access_errors += 1,
+            Fault::Buffer => {}
+        }
+        if let Some(code) = fault.nak() {
+            let kind = AethKind::Nak(code);
+            self.reply = Some(Reply::Nak { psn, kind });
+        }
+        self.abort(fault.status(), shared);
         Refused
     }
 
@@ -394,22 +426,13 @@ impl Responder {
     }
 }
 
-/// Packets of a response of `len` bytes.
-fn packets(len: u32, mtu: u32) -> u32 {
-    len.div_ceil(mtu).max(1)
-}
-
 /// 9.7.4.1: full packets up to the last, and no empty last one.
-fn check_length(layout: Layout, payload: &[u8], mtu: u32) -> Result<(), NakCode> {
+fn check_length(layout: Layout, payload: &[u8], mtu: u32) -> Result<(), Fault> {
     let (len, mtu) = (payload.len(), mtu as usize);
     let ok = match (layout.start, layout.end) {
         (_, false) => len == mtu,
         (false, true) => (1..=mtu).contains(&len),
         (true, true) => len <= mtu,
     };
-    if ok {
-        Ok(())
-    } else {
-        Err(NakCode::InvalidRequest)
-    }
+    if ok { Ok(()) } else { Err(Fault::Invalid) }
 }

@@ -88,6 +88,10 @@ impl Table {
         (qp.number() == number).then_some(qp)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Qp> {
+        self.places.iter().filter_map(|place| place.qp.as_deref())
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Qp> {
         self.places
             .iter_mut()

@@ -72,6 +72,11 @@ impl AckTimer {
         }
     }
 
+    /// The agreed timeout; none when there is none.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
     fn probe(&self) -> Duration {
         let longest = self
             .timeout

@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::acks::Failure;
 use super::qp::{Path, Step};
 use super::requester::{Requester, Span};
-use super::{PacketSink, Shared, Stats};
+use super::{PacketSink, Shared};
 use crate::nic::{SendOp, WcStatus};
 use crate::soft::memory::Right;
 use crate::soft::wire::{Bth, Headers, Opcode, Reth, pad_for};
@@ -43,7 +43,7 @@ impl Requester {
         };
         if let Ok(Step::Sent) = sent {
             self.timer.start(now);
-            shared.stats.packets_out += 1;
+            self.stats.packets_out += 1;
         }
         sent
     }
@@ -98,7 +98,8 @@ impl Requester {
         });
         self.reads_in_flight += packets;
         self.since_ack_request = 0;
-        self.moved_on(packets, &mut shared.stats);
+        self.stats.reads_out += 1;
+        self.moved_on(packets);
         Ok(Step::Sent)
     }
 
@@ -162,21 +163,21 @@ impl Requester {
         if !fits {
             return Ok(Step::SinkFull);
         }
-        shared.stats.bytes_out += len as u64;
+        self.stats.bytes_out += len as u64;
         self.since_ack_request = if bth.ack_request {
             0
         } else {
             self.since_ack_request + 1
         };
         self.data_in_flight += 1;
-        self.moved_on(1, &mut shared.stats);
+        self.moved_on(1);
         Ok(Step::Sent)
     }
 
     /// The cursor passes what was sent.
-    fn moved_on(&mut self, packets: u32, stats: &mut Stats) {
+    fn moved_on(&mut self, packets: u32) {
         if self.cursor.is_before(self.sent_end) {
-            stats.retransmits += 1;
+            self.stats.retransmits += 1;
         }
         self.cursor = self.cursor.plus(packets);
         if self.sent_end.is_before(self.cursor) {

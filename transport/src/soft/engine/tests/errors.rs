@@ -112,25 +112,38 @@ fn memory_of_an_ended_registration_is_refused_even_in_the_middle_of_a_read() {
     assert_eq!(statuses(&pair), [(1, WcStatus::RemoteAccess)]);
 }
 
-#[test]
-fn a_peer_cannot_invalidate_a_key_that_was_never_its() {
+/// The specification has no NAK for it: the requester hears nothing more.
+#[rstest::rstest]
+#[case::never_the_peers(true)]
+#[case::unknown(false)]
+fn a_peer_that_invalidates_a_key_that_is_not_its_ends_the_connection(#[case] own: bool) {
     let mut pair = Pair::new(1024);
-    let own = Access {
+    let access = Access {
         local_write: true,
         ..Access::default()
     };
-    let key = pair.b.engine.register(&pair.b.region, own).unwrap();
+    let key = pair.b.engine.register(&pair.b.region, access).unwrap();
+    let rkey = if own { key.rkey } else { 0x7777_7777 };
     pair.b.post_recv(1, 4000);
     let sge = pair.a.sge(0, 100);
-    pair.a
-        .post(1, SendOp::SendInvalidate { rkey: key.rkey }, &[sge]);
+    pair.a.post(1, SendOp::SendInvalidate { rkey }, &[sge]);
     pair.run();
-    assert_eq!(statuses(&pair), [(1, WcStatus::RemoteAccess)]);
+    assert_eq!(statuses(&pair), [(1, WcStatus::RetryExceeded)]);
     assert_eq!(pair.b.done.len(), 1, "the buffer comes back");
     assert_eq!(
         (pair.b.done[0].op, pair.b.done[0].status),
-        (WcOp::Recv, WcStatus::Flushed)
+        (WcOp::Recv, WcStatus::LocalProtection)
     );
+    assert_eq!(pair.b.engine.failed_qp(), Some(pair.b.qp));
+    let stats = pair.b.engine.stats();
+    assert_eq!((stats.fatal_naks_out, stats.access_errors), (0, 1));
+    let sge = Sge {
+        lkey: key.lkey,
+        ..pair.b.sge(0, 10)
+    };
+    assert!(pair.b.engine.copy(sge, sge).is_err(), "no peer reads it");
+    let wr = crate::nic::RecvWr { wr_id: 1, sge };
+    assert_eq!(pair.b.engine.post_recv(&[wr]), Ok(()));
 }
 
 #[test]
