@@ -29,7 +29,7 @@ step() {
         echo "ok - $name"
     else
         echo "not ok - $name"
-        tail -n 25 "$log/$name" | sed 's/^/#   /'
+        tail -n 100 "$log/$name" | sed 's/^/#   /'
         failed=1
     fi
 }
@@ -211,9 +211,20 @@ without_unsent_keep_alives() {
 kernel_is_silent() {
     dmesg --level=emerg,alert,crit,err,warn | grep -iE 'nvme|rdma|rxe|bogus' | without_unsent_keep_alives |
         grep . || return 0
-    echo "and the target:"
-    grep -E 'WARN|ERROR|association ended' "$log/target" | tail -n 15
+    both_sides_speak
     return 1
+}
+
+# both_sides_speak: what is known of a connection that was lost. The host says how its work requests failed at a level
+# below a warning, and rxe says what it saw in counts only.
+both_sides_speak() {
+    echo "the kernel, at any level:"
+    dmesg | grep -iE 'nvme|rdma|rxe' | tail -n 60
+    echo "its adapters:"
+    rdma statistic show link
+    echo "the target:"
+    sidelane stats --json --control "$control" | jq -c 'del(.pools, .namespaces)'
+    grep -E 'WARN|ERROR|association ended' "$log/target" | tail -n 15
 }
 
 # kernel_is_sound: whatever it says about lost connections, nothing went wrong in the kernel itself.
