@@ -1,10 +1,11 @@
-//! Connection management: both sides' state machines, consumers that accept,
-//! refuse and disconnect, and a network that loses, repeats, reorders, alters
-//! and invents datagrams as the input says.
+//! Connection management: both sides' state machines, over either address
+//! family, consumers that accept, refuse and disconnect, and a network that
+//! loses, repeats, reorders, alters and invents datagrams as the input says.
 //!
-//! Promised, whatever the network does: tables stay within their limits, a
-//! datagram is answered by two at most, nothing is heard of a connection that is
-//! gone, and when all are ended and time has passed, none is left.
+//! Promised, whatever the network does: tables agree with each other and stay
+//! within their limits, a datagram is answered by two at most, nothing is heard
+//! of a connection that is gone, and when all are ended and time has passed, none
+//! is left.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,8 @@ use super::input::Input;
 
 const PORT: u16 = 4420;
 const CONNECTIONS_MAX: usize = 6;
+/// Of the one side, and of the other: a request is made anew with the smaller.
+const PATH_MTU: [u32; 2] = [4096, 1024];
 const FLIGHTS_MAX: usize = 128;
 
 /// What a consumer knows of a connection.
@@ -39,24 +42,34 @@ struct Side {
 }
 
 struct Pair {
+    family: Family,
     sides: [Side; 2],
     flights: Vec<(usize, [u8; MAD_LEN])>,
     now: Instant,
 }
 
-fn address(side: usize) -> IpAddr {
-    [192, 0, 2, 1 + side as u8].into()
-}
+/// Who a datagram is from that is neither side's.
+const STRANGER: usize = 8;
+
+/// Makes the address of a side.
+type Family = fn(usize) -> IpAddr;
+
+const FAMILIES: [Family; 2] = [
+    |side| [192, 0, 2, 1 + side as u8].into(),
+    |side| [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1 + side as u16].into(),
+];
 
 impl Side {
-    fn new(side: usize) -> Self {
+    fn new(family: Family, side: usize) -> Self {
         let mut core = CmCore::new(
-            address(side),
+            family(side),
             CmConfig {
-                path_mtu: 4096,
+                path_mtu: PATH_MTU[side],
                 max_rd_atomic: 16,
                 max_connections: CONNECTIONS_MAX,
+                max_of_peer: CONNECTIONS_MAX - 1,
                 max_half_open: 3,
+                max_half_open_of_peer: 2,
                 secret: [1 + side as u64, 2],
             },
         );
@@ -86,6 +99,7 @@ impl Side {
             let fits = match state {
                 Known::Requested => before.is_none(),
                 Known::Accepted => before == Some(Known::Asked),
+                Known::Up => before == Some(Known::Requested),
                 _ => before.is_some_and(|before| before != Known::Gone),
             };
             assert!(fits, "{state:?} after {before:?}");
@@ -105,6 +119,7 @@ impl Pair {
             }
             self.sides[side].take_events();
             assert!(self.sides[side].core.live() <= CONNECTIONS_MAX);
+            assert_eq!(self.sides[side].core.inconsistency(), None);
         }
         self.flights.truncate(FLIGHTS_MAX);
     }
@@ -150,7 +165,8 @@ impl Pair {
         // A connection may have gone meanwhile, so a refusal is no mistake.
         match action % 16 {
             0 => {
-                let to = SocketAddr::new(address(1 - side), PORT + u16::from(action & 0x40 != 0));
+                let port = PORT + u16::from(action & 0x40 != 0);
+                let to = SocketAddr::new((self.family)(1 - side), port);
                 if let Ok(id) = own.core.connect(to, &params, now) {
                     own.known.insert(id, Known::Asked);
                 }
@@ -180,24 +196,25 @@ impl Pair {
             5..=11 if self.flights.is_empty() => {}
             5..=7 => {
                 let (to, bytes) = self.flights.remove(flight);
-                self.deliver(to, address(1 - to), &bytes);
+                self.deliver(to, (self.family)(1 - to), &bytes);
             }
             8 => {
                 self.flights.remove(flight);
             }
             9 => {
                 let (to, bytes) = self.flights[flight];
-                self.deliver(to, address(1 - to), &bytes);
+                self.deliver(to, (self.family)(1 - to), &bytes);
             }
             10 | 11 => {
                 let (to, mut bytes) = self.flights[flight];
                 for _ in 0..=input.u8() % 4 {
                     bytes[usize::from(input.u8())] ^= input.u8();
                 }
-                self.deliver(to, address(1 - to), &bytes);
+                self.deliver(to, (self.family)(1 - to), &bytes);
             }
             12 | 13 => {
-                // A datagram made up; mostly one of connection management.
+                // A datagram made up; mostly one of connection management, and by 13
+                // about a connection that there is.
                 let mut bytes = [0; MAD_LEN];
                 bytes[..4].copy_from_slice(&[1, 7, 2, 3]);
                 bytes[17] = 0x10 + input.u8() % 8;
@@ -207,10 +224,19 @@ impl Pair {
                 for (to, from) in bytes[at..].iter_mut().zip(body) {
                     *to = *from;
                 }
+                if action % 16 == 13 {
+                    for (at, of) in [(24, 1 - side), (28, side)] {
+                        let mut ids: Vec<_> = self.sides[of].core.local_comm_ids().collect();
+                        ids.sort_unstable();
+                        if let Some(id) = ids.get(input.pick(ids.len())) {
+                            bytes[at..at + 4].copy_from_slice(&id.to_be_bytes());
+                        }
+                    }
+                }
                 let from = if action & 0x20 != 0 {
-                    [192, 0, 2, 9].into()
+                    (self.family)(STRANGER)
                 } else {
-                    address(1 - side)
+                    (self.family)(1 - side)
                 };
                 let cut = if input.u8() == 1 { len } else { MAD_LEN };
                 self.deliver(side, from, &bytes[..cut]);
@@ -242,7 +268,7 @@ impl Pair {
             // What is left arrives or not, turn by turn.
             if let Some((to, bytes)) = self.flights.pop() {
                 if steps % 2 == 0 {
-                    self.deliver(to, address(1 - to), &bytes);
+                    self.deliver(to, (self.family)(1 - to), &bytes);
                 }
             } else if !self.wait() {
                 break;
@@ -263,9 +289,15 @@ impl Pair {
 
 /// A sequence of actions on two managers.
 pub fn cm(bytes: &[u8]) {
-    let mut input = Input(bytes);
+    for family in FAMILIES {
+        story(family, Input(bytes));
+    }
+}
+
+fn story(family: Family, mut input: Input<'_>) {
     let mut pair = Pair {
-        sides: [Side::new(0), Side::new(1)],
+        family,
+        sides: [Side::new(family, 0), Side::new(family, 1)],
         flights: Vec::new(),
         now: Instant::now(),
     };

@@ -70,15 +70,26 @@ pub fn write_ip_header(from: SocketAddr, to: IpAddr) -> [u8; IP_HEADER_LEN] {
     zerocopy::transmute!(header)
 }
 
-/// Reads the IP header of a request that came to an address of the same family
-/// as `own`, and gives the sender's port and the consumer's own private data.
-/// `None` when it is not one.
-///
-/// Addresses in it are claims; the packet and the path name the true ones.
-pub fn read_ip_header(private_data: &[u8], own: IpAddr) -> Option<(u16, &[u8])> {
+/// Reads the IP header of a request that came from `from` to `own`, two addresses
+/// of one family, and gives the sender's port and the consumer's own private data.
+/// `None` when it is not one, or names other addresses: on RoCEv2 they are those
+/// of the packet.
+pub fn read_ip_header(private_data: &[u8], from: IpAddr, own: IpAddr) -> Option<(u16, &[u8])> {
     let (header, rest) = IpHeader::read_from_prefix(private_data).ok()?;
     let family = if own.is_ipv4() { 4 } else { 6 };
-    (header.version == 0 && header.ip_version >> 4 == family).then_some((header.port.get(), rest))
+    let fits = header.version == 0
+        && header.ip_version >> 4 == family
+        && is_field_of(&header.source, from)
+        && is_field_of(&header.destination, own);
+    fits.then_some((header.port.get(), rest))
+}
+
+/// The bytes before an IPv4 address mean nothing.
+fn is_field_of(bytes: &[u8; 16], address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => bytes.ends_with(&v4.octets()),
+        IpAddr::V6(v6) => *bytes == v6.octets(),
+    }
 }
 
 /// IPv4 stands in the last four bytes, the others being 0.
@@ -123,16 +134,22 @@ mod tests {
     ) {
         let header = write_ip_header(from, to);
         assert_eq!(header[..2], [0, version]);
-        assert_eq!(read_ip_header(&header, to), Some((from.port(), &[][..])));
-        let mut other = header;
-        other[0] = 0x10;
-        assert_eq!(read_ip_header(&other, to), None);
-        assert_eq!(read_ip_header(&header[..35], to), None);
-    }
-
-    #[test]
-    fn the_family_must_be_that_of_the_address() {
-        let header = write_ip_header("10.1.2.3:777".parse().unwrap(), "10.1.2.4".parse().unwrap());
-        assert_eq!(read_ip_header(&header, "::1".parse().unwrap()), None);
+        let read = |header: &[u8]| read_ip_header(header, from.ip(), to).map(|(port, _)| port);
+        assert_eq!(read(&header), Some(from.port()));
+        assert_eq!(read(&header[..35]), None, "cut short");
+        // Version, family, and the last byte of each address.
+        for (at, bits) in [(0, 0x10), (1, 0x20), (19, 1), (35, 1)] {
+            let mut other = header;
+            other[at] ^= bits;
+            assert_eq!(read(&other), None, "byte {at}");
+        }
+        let other: IpAddr = if to.is_ipv4() { "::1" } else { "127.0.0.1" }
+            .parse()
+            .unwrap();
+        assert_eq!(
+            read_ip_header(&header, other, other),
+            None,
+            "another family"
+        );
     }
 }

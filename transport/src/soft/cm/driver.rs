@@ -19,8 +19,18 @@ use crate::soft::wire::ROCE_V2_PORT;
 /// Connections that one address can have at a time.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// Of these, requests that are not yet established.
+/// Of these, those of one peer: 15 associations of a host that makes a queue for
+/// each of 128 cores.
+const MAX_OF_PEER: usize = 2048;
+
+/// Requests that are not yet established.
 const MAX_HALF_OPEN: usize = 512;
+
+/// Of these, those of one peer. Hosts connect their queues one after the other.
+const MAX_HALF_OPEN_OF_PEER: usize = 128;
+
+/// Batches of datagrams that one call of `poll` takes from the socket.
+const BATCHES: usize = 16;
 
 /// Wait before packets are tried again that the kernel had no room for.
 const SOCKET_RETRY: Duration = Duration::from_millis(5);
@@ -39,6 +49,9 @@ pub struct SoftCmCounters {
 }
 
 /// Connection management over the socket of queue pair 1.
+///
+/// A call of [`ConnectionManager::poll`] takes 1,024 datagrams at most; when more
+/// wait, its [`ConnectionManager::deadline`] has passed already.
 #[derive(Debug)]
 pub struct SoftCm {
     core: CmCore,
@@ -47,6 +60,8 @@ pub struct SoftCm {
     counters: SoftCmCounters,
     /// Packets wait for room in the kernel; try again then.
     retry: Option<Instant>,
+    /// More waits in the socket than was taken by then.
+    unread: Option<Instant>,
     broken: bool,
 }
 
@@ -59,7 +74,9 @@ impl SoftCm {
             path_mtu,
             max_rd_atomic,
             max_connections: MAX_CONNECTIONS,
+            max_of_peer: MAX_OF_PEER,
             max_half_open: MAX_HALF_OPEN,
+            max_half_open_of_peer: MAX_HALF_OPEN_OF_PEER,
             // The standard library's source of hash keys is the system's.
             secret: [
                 RandomState::new().hash_one(0),
@@ -72,6 +89,7 @@ impl SoftCm {
             psn: Psn::new(0),
             counters: SoftCmCounters::default(),
             retry: None,
+            unread: None,
             broken: false,
         }
     }
@@ -85,7 +103,8 @@ impl SoftCm {
         }
     }
 
-    fn receive(&mut self, now: Instant) -> io::Result<()> {
+    /// Takes one batch of datagrams, and gives their number.
+    fn receive(&mut self, now: Instant) -> io::Result<usize> {
         let local = self.socket.local();
         let (core, counters) = (&mut self.core, &mut self.counters);
         self.socket
@@ -98,8 +117,7 @@ impl SoftCm {
                         Unwelcome::Kind => counters.not_management += 1,
                     }
                 }
-            })?;
-        Ok(())
+            })
     }
 
     fn send(&mut self, now: Instant) -> io::Result<()> {
@@ -130,17 +148,18 @@ impl SoftCm {
     /// Sends what a call of the consumer gave rise to.
     fn send_now(&mut self, now: Instant) {
         let sent = self.send(now);
-        self.note(sent);
+        self.note(sent.map(|()| 0));
     }
 
     /// A socket that is broken stays so. Connections end by their timers.
-    fn note(&mut self, result: io::Result<()>) {
-        if let Err(error) = result
-            && !std::mem::replace(&mut self.broken, true)
-        {
-            let address = self.socket.local();
-            tracing::error!(%address, %error, "the socket of connection management is broken");
-        }
+    fn note(&mut self, result: io::Result<usize>) -> usize {
+        result.unwrap_or_else(|error| {
+            if !std::mem::replace(&mut self.broken, true) {
+                let address = self.socket.local();
+                tracing::error!(%address, %error, "the socket of connection management is broken");
+            }
+            0
+        })
     }
 }
 
@@ -176,11 +195,21 @@ impl ConnectionManager for SoftCm {
         if let Some(event) = self.core.take_event() {
             return Some(event);
         }
-        let received = self.receive(now);
-        self.note(received);
-        self.core.tick(now);
-        self.send_now(now);
-        self.core.take_event()
+        self.unread = None;
+        for _ in 0..BATCHES {
+            let received = self.receive(now);
+            let received = self.note(received);
+            self.core.tick(now);
+            self.send_now(now);
+            let event = self.core.take_event();
+            if event.is_some() || received == 0 {
+                return event;
+            }
+        }
+        // A flood must not keep others from being served; but who waits for the
+        // edge of the descriptor would wait in vain for what is left.
+        self.unread = Some(now);
+        None
     }
 
     fn event_fd(&self) -> BorrowedFd<'_> {
@@ -194,25 +223,18 @@ impl ConnectionManager for SoftCm {
             bad_icrc,
             not_management,
         } = self.counters();
-        [
-            ("cm.received", messages.received),
-            ("cm.sent", messages.sent),
-            ("cm.repeated", messages.repeated),
-            ("cm.duplicates", messages.duplicates),
-            ("cm.ignored", messages.ignored),
-            ("cm.overflowed", messages.overflowed),
-            ("cm.refused", messages.refused),
-            ("cm.drops.bad_icrc", bad_icrc),
-            ("cm.drops.not_management", not_management),
-            ("cm.drops.cut_short", socket.receive_dropped),
-            ("cm.drops.unreachable", socket.unreachable),
-        ]
-        .map(|(name, value)| (name.into(), value))
-        .into()
+        let mut counts = messages.counts();
+        counts.extend([
+            ("cm.drops.bad_icrc".into(), bad_icrc),
+            ("cm.drops.not_management".into(), not_management),
+            ("cm.drops.cut_short".into(), socket.receive_dropped),
+            ("cm.drops.unreachable".into(), socket.unreachable),
+        ]);
+        counts
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.core.deadline(), self.retry]
+        [self.core.deadline(), self.retry, self.unread]
             .into_iter()
             .flatten()
             .min()

@@ -298,6 +298,12 @@ impl Rej {
         // The length stands in the upper seven bits.
         self.info_len = len << 1;
     }
+
+    /// The additional information.
+    pub fn info(&self) -> &[u8] {
+        let len = usize::from(self.info_len >> 1).min(self.info.len());
+        self.info.get(..len).unwrap_or_default()
+    }
 }
 
 /// Byte 26 of a REP.

@@ -24,4 +24,4 @@ mod packet;
 mod tests;
 
 pub use driver::{SoftCm, SoftCmCounters};
-pub use machine::{CmConfig, CmCore, CmCounters, Outgoing};
+pub use machine::{CmConfig, CmCore, CmCounters, CmDrops, Duplicates, Outgoing};

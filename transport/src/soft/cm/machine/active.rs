@@ -4,18 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bytes::Bytes;
+use zerocopy::IntoBytes;
 
 use super::connection::{Connection, State, coded_time};
 use super::{
-    CONSUMER_TIME, CONSUMER_TIMEOUT_CODE, CmCore, PKEY, RNR_TIMER, Refusal, address,
-    check_private_data, copy, mtu_code, reason,
+    CONSUMER_TIME, CONSUMER_TIMEOUT_CODE, CmCore, MAX_ACK_TIMEOUT, PKEY, RNR_TIMER, Refusal,
+    address, check_private_data, copy, mtu_bytes, mtu_code, reason,
 };
 use crate::cm::{CmError, CmEvent, ConnError, ConnId, ConnParams};
 use crate::nic::{AddressVector, QpAttrs};
 use crate::soft::cm::address::IP_HEADER_LEN;
-use crate::soft::cm::mad::Mad;
+use crate::soft::cm::mad::{Mad, Message};
 use crate::soft::cm::messages::{
-    Mra, Path, Rep, Req, ReqPath, ReqRetries, ReqTiming, ReqTransport, Rtu, Subject, U24, Upper5,
+    Mra, Path, Rej, Rep, Req, ReqPath, ReqRetries, ReqTiming, ReqTransport, Rtu, Subject, U24,
+    Upper5,
 };
 
 /// How long either side may take to answer, 4.3 s; Linux names the same.
@@ -149,7 +151,7 @@ impl CmCore {
         match connection.state {
             State::ReqSent => self.on_first_rep(id, from, transaction, rep, now),
             State::RepReceived => {
-                self.counters.duplicates += 1;
+                self.counters.duplicates.rep += 1;
                 let mra = Mra {
                     local_comm_id: local.into(),
                     remote_comm_id: remote.into(),
@@ -160,10 +162,11 @@ impl CmCore {
                 self.send_body(from, transaction, &mra);
             }
             State::Established if connection.active => {
-                self.counters.duplicates += 1;
+                self.counters.duplicates.rep += 1;
                 self.send_rtu(id);
             }
-            _ => self.counters.duplicates += 1,
+            _ if connection.active => self.counters.duplicates.rep += 1,
+            _ => self.counters.drops.unexpected += 1,
         }
     }
 
@@ -210,6 +213,10 @@ impl CmCore {
         attrs.max_rd_atomic = attrs.max_rd_atomic.min(rep.responder_resources);
         attrs.max_dest_rd_atomic = attrs.max_dest_rd_atomic.min(rep.initiator_depth);
         attrs.rnr_retry = rep.retries.rnr_retry();
+        // An acknowledgement is not missing before the peer's adapter can have sent
+        // it (9.7.6.1.3).
+        let delay = rep.transport.target_ack_delay();
+        attrs.timeout = attrs.timeout.max((delay + 1).min(MAX_ACK_TIMEOUT));
         let attrs = *attrs;
         self.by_remote.insert((from, remote), id);
         self.by_qpn.insert((from, qpn), id);
@@ -222,6 +229,27 @@ impl CmCore {
             attrs,
             private_data,
         });
+    }
+
+    /// The path takes no packets as large as were asked for, and the peer says
+    /// which it does: asked again with those. `None` when it names none that is
+    /// smaller; so this ends.
+    pub(super) fn ask_smaller(&mut self, id: ConnId, rej: &Rej, now: Instant) -> Option<()> {
+        let transaction = self.random.next();
+        let connection = self.connections.get_mut(&id)?;
+        let resend = connection.resend.as_ref()?;
+        let Ok((_, Message::Req(req))) = Mad::read(resend.mad.as_bytes()) else {
+            return None;
+        };
+        let mut req = *req;
+        let code = rej.info().first()? >> 4;
+        let path_mtu = mtu_bytes(code).filter(|&mtu| mtu < connection.attrs.path_mtu)?;
+        req.path.set_mtu(code);
+        connection.attrs.path_mtu = path_mtu;
+        connection.transaction = transaction;
+        connection.mra_taken = false;
+        self.send_until_answered(id, Mad::new(transaction, &req), REQ_TIMES, now);
+        Some(())
     }
 
     fn refuse_rep(&mut self, from: IpAddr, transaction: u64, rep: &Rep, reason: u16) {

@@ -31,6 +31,11 @@ impl State {
     pub(super) fn is_half_open(self) -> bool {
         matches!(self, Self::ReqReceived | Self::RepSent)
     }
+
+    /// The peer's RTU, if it is due at all, has come.
+    pub(super) fn awaits_no_rtu(self) -> bool {
+        matches!(self, Self::Established | Self::DreqSent | Self::TimeWait)
+    }
 }
 
 /// A message that is sent until it is answered.

@@ -6,8 +6,12 @@
 //! and after each call of the consumer, it takes what is to be sent
 //! ([`CmCore::take_outgoing`]) and what happened ([`CmCore::take_event`]).
 //!
-//! Every table is bounded by [`CmConfig`]. What would overflow one is dropped and
-//! counted: the peer sends it again, or is told that there is no room.
+//! Every table is bounded by [`CmConfig`], and so is what one peer may have of it.
+//! What would overflow one is dropped and counted: the peer sends it again, or is
+//! told that there is no room. What is there already stays: under a flood of
+//! requests the oldest are as likely honest as the newest, a consumer has spent a
+//! queue pair on them, and an honest peer goes on asking for longer than an entry
+//! lives that nobody confirms.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -15,13 +19,14 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 
-use super::mad::{Body, Mad, Message};
+use super::mad::{Body, Mad, MadError, Message};
 use super::messages::{Rej, Subject};
 use super::{address, reason};
 use crate::cm::{CmError, CmEvent, ConnId};
 
 mod active;
 mod connection;
+mod counters;
 mod passive;
 mod random;
 mod tables;
@@ -30,6 +35,9 @@ mod timers;
 
 use connection::Connection;
 use random::Unguessable;
+use tables::Load;
+
+pub use counters::{CmCounters, CmDrops, Duplicates};
 
 /// Ports that can be listened on.
 pub const MAX_LISTENERS: usize = 64;
@@ -58,6 +66,13 @@ const RNR_TIMER: u8 = 12;
 /// The default partition, the only one.
 const PKEY: u16 = 0xffff;
 
+/// The bit of a partition key that tells a full member from a limited one.
+const FULL_MEMBER: u16 = 0x8000;
+
+/// Longest local ACK timeout of a queue pair, 2.1 s: with all retries a peer that
+/// has vanished holds its buffers for some 20 s, and not for hours.
+const MAX_ACK_TIMEOUT: u8 = 19;
+
 /// What a manager offers, and its limits.
 #[derive(Debug, Clone)]
 pub struct CmConfig {
@@ -67,30 +82,15 @@ pub struct CmConfig {
     pub max_rd_atomic: u8,
     /// Connections at a time.
     pub max_connections: usize,
-    /// Of these, requests of peers that are not yet established.
+    /// Of these, those with one peer, above which no more of its requests are taken.
+    pub max_of_peer: usize,
+    /// Of all connections, requests of peers that are not yet established.
     pub max_half_open: usize,
+    /// Of these, those of one peer.
+    pub max_half_open_of_peer: usize,
     /// Secret from which identifiers and sequence numbers are made; a peer that
     /// cannot see the traffic must not be able to guess them.
     pub secret: [u64; 2],
-}
-
-/// What a manager has met.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CmCounters {
-    /// Messages taken.
-    pub received: u64,
-    /// Messages sent, repetitions included.
-    pub sent: u64,
-    /// Messages sent again for want of an answer.
-    pub repeated: u64,
-    /// Messages that had come before, and were answered again or passed over.
-    pub duplicates: u64,
-    /// Datagrams that were no message, or of no known connection.
-    pub ignored: u64,
-    /// Messages dropped since a table was full.
-    pub overflowed: u64,
-    /// Messages rejected by this side itself, not by its consumer.
-    pub refused: u64,
 }
 
 /// A datagram to be sent to queue pair 1 of a peer.
@@ -120,7 +120,9 @@ pub struct CmCore {
     timers: BTreeSet<(Instant, ConnId)>,
     /// Ended connections, the oldest first.
     waiting: VecDeque<ConnId>,
-    half_open: usize,
+    /// What all peers hold, and what each does.
+    load: Load,
+    loads: HashMap<IpAddr, Load>,
     outgoing: VecDeque<Outgoing>,
     events: VecDeque<CmEvent>,
     next_id: u64,
@@ -147,7 +149,8 @@ impl CmCore {
             by_qpn: HashMap::new(),
             timers: BTreeSet::new(),
             waiting: VecDeque::new(),
-            half_open: 0,
+            load: Load::default(),
+            loads: HashMap::new(),
             outgoing: VecDeque::new(),
             events: VecDeque::new(),
             next_id: 1,
@@ -171,14 +174,19 @@ impl CmCore {
     /// Takes a management datagram that came from a peer's queue pair 1.
     pub fn handle(&mut self, from: IpAddr, bytes: &[u8], now: Instant) {
         if self.is_crowded() {
-            self.counters.overflowed += 1;
+            self.counters.drops.crowded += 1;
             return;
         }
         let (header, message) = match Mad::read(bytes) {
             Ok(read) => read,
             Err(error) => {
                 tracing::debug!(%from, %error, "management datagram dropped");
-                self.counters.ignored += 1;
+                let drops = &mut self.counters.drops;
+                match error {
+                    MadError::Length(_) => drops.bad_length += 1,
+                    MadError::Class => drops.other_class += 1,
+                    MadError::Attribute(_) => drops.unknown_attribute += 1,
+                }
                 return;
             }
         };
@@ -189,7 +197,7 @@ impl CmCore {
             Message::Rep(rep) => self.on_rep(from, transaction, rep, now),
             Message::Rtu(rtu) => self.on_rtu(from, rtu),
             Message::Mra(mra) => self.on_mra(from, mra, now),
-            Message::Rej(rej) => self.on_rej(from, rej, now),
+            Message::Rej(rej) => self.on_rej(from, transaction, rej, now),
             Message::Dreq(dreq) => self.on_dreq(from, transaction, dreq, now),
             Message::Drep(drep) => self.on_drep(from, drep, now),
         }
@@ -217,7 +225,7 @@ impl CmCore {
 
     /// Connections in any state but ended.
     pub fn live(&self) -> usize {
-        self.connections.len() - self.waiting.len()
+        self.load.live
     }
 
     /// Whether the consumer has left so many events lying that nothing more is
@@ -236,7 +244,7 @@ impl CmCore {
             self.counters.sent += 1;
             self.outgoing.push_back(Outgoing { to, mad });
         } else {
-            self.counters.overflowed += 1;
+            self.counters.drops.outgoing += 1;
         }
     }
 

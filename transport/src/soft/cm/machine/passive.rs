@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::connection::{Connection, State, coded_time};
 use super::{
-    CONSUMER_TIME, CONSUMER_TIMEOUT_CODE, CmCore, RNR_TIMER, Refusal, TARGET_ACK_DELAY, address,
-    check_private_data, copy, is_gid_of, mtu_bytes, mtu_code, reason,
+    CONSUMER_TIME, CONSUMER_TIMEOUT_CODE, CmCore, FULL_MEMBER, MAX_ACK_TIMEOUT, PKEY, RNR_TIMER,
+    Refusal, TARGET_ACK_DELAY, address, check_private_data, copy, is_gid_of, mtu_bytes, mtu_code,
+    reason,
 };
 use crate::cm::{CmError, CmEvent, ConnId, ConnParams};
 use crate::nic::{AddressVector, QpAttrs};
@@ -25,9 +26,8 @@ const RNR_RETRY: u8 = 7;
 /// request must not buy its victim many packets.
 const REP_TIMES: u8 = 7;
 
-/// Longest local ACK timeout that a peer is granted, 2.1 s: with all retries a
-/// peer that has vanished holds its buffers for some 20 s, and not for hours.
-const MAX_ACK_TIMEOUT: u8 = 19;
+/// What is said of an alternate path, should the request name one (12.7.33).
+const FAILOVER_NOT_SUPPORTED: u8 = 1;
 
 /// Local ACK timeout where the peer names none: 1.07 s.
 const USUAL_ACK_TIMEOUT: u8 = 18;
@@ -73,12 +73,17 @@ impl CmCore {
             Ok(wish) => wish,
             Err(unfit) => return self.refuse_req(from, transaction, req, &unfit),
         };
-        if self.half_open >= self.config.max_half_open {
-            // It asks again, and by then there may be room.
-            self.counters.overflowed += 1;
+        // It asks again, and by then there may be room.
+        let load = self.load_of(from);
+        if load.half_open >= self.config.max_half_open_of_peer {
+            self.counters.drops.half_open_of_peer += 1;
             return;
         }
-        if !self.has_room() {
+        if self.load.half_open >= self.config.max_half_open {
+            self.counters.drops.half_open += 1;
+            return;
+        }
+        if !self.has_room() || load.live >= self.config.max_of_peer {
             self.refuse_req(from, transaction, req, &reason::NO_RESOURCES.into());
             return;
         }
@@ -152,7 +157,7 @@ impl CmCore {
             self.refuse_req(from, transaction, req, &reason::STALE_CONNECTION.into());
             return;
         }
-        self.counters.duplicates += 1;
+        self.counters.duplicates.req += 1;
         match state {
             State::ReqReceived => {
                 let mra = Mra {
@@ -173,6 +178,9 @@ impl CmCore {
     fn judge<'a>(&self, from: IpAddr, req: &'a Req) -> Result<Wish<'a>, Unfit> {
         if req.transport.service_type() != 0 || req.retries.extended_transport() != 0 {
             return Err(reason::INVALID_TRANSPORT_TYPE.into());
+        }
+        if (req.pkey.get() ^ PKEY) & !FULL_MEMBER != 0 {
+            return Err(reason::UNSUPPORTED.into());
         }
         let port = address::port_of(req.service_id.get())
             .filter(|port| self.listeners.contains(port))
@@ -205,7 +213,8 @@ impl CmCore {
                 }
             })?;
         let (peer_port, private_data) =
-            address::read_ip_header(&req.private_data, self.local).ok_or(reason::UNSUPPORTED)?;
+            address::read_ip_header(&req.private_data, from, self.local)
+                .ok_or(reason::UNSUPPORTED)?;
         Ok(Wish {
             port,
             peer_port,
@@ -244,7 +253,9 @@ impl CmCore {
             starting_psn: U24::new(connection.attrs.rq_psn),
             responder_resources: connection.attrs.max_dest_rd_atomic,
             initiator_depth: connection.attrs.max_rd_atomic,
-            transport: RepTransport::new().with_target_ack_delay(TARGET_ACK_DELAY),
+            transport: RepTransport::new()
+                .with_target_ack_delay(TARGET_ACK_DELAY)
+                .with_failover(FAILOVER_NOT_SUPPORTED),
             retries: RepRetries::new()
                 .with_rnr_retry(RNR_RETRY)
                 .with_shared_receive_queue(true),
@@ -285,8 +296,11 @@ impl CmCore {
                 self.enter(id, State::Established);
                 self.event(CmEvent::Established { id });
             }
-            Some(_) => self.counters.duplicates += 1,
-            None => self.counters.ignored += 1,
+            Some((_, connection)) if connection.state.awaits_no_rtu() => {
+                self.counters.duplicates.rtu += 1;
+            }
+            Some(_) => self.counters.drops.unexpected += 1,
+            None => self.counters.drops.unknown_connection += 1,
         }
     }
 }

@@ -8,6 +8,29 @@ use super::connection::{Connection, State};
 use super::{CmCore, TIME_WAIT};
 use crate::cm::{CmError, CmEvent, ConnError, ConnId};
 
+/// How many connections there are, with one peer or with all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    /// In any state but ended.
+    pub(super) live: usize,
+    /// Of these, requests that are not yet established.
+    pub(super) half_open: usize,
+}
+
+impl Load {
+    fn of(state: State) -> Self {
+        Self {
+            live: usize::from(state != State::TimeWait),
+            half_open: usize::from(state.is_half_open()),
+        }
+    }
+
+    fn change(&mut self, before: Self, after: Self) {
+        self.live = self.live + after.live - before.live;
+        self.half_open = self.half_open + after.half_open - before.half_open;
+    }
+}
+
 impl CmCore {
     /// Enters a connection into the tables, as the newest. The caller has checked
     /// that there is room.
@@ -20,7 +43,7 @@ impl CmCore {
             self.by_remote.insert((peer, remote), id);
             self.by_qpn.insert((peer, connection.attrs.remote_qpn), id);
         }
-        self.half_open += usize::from(connection.state.is_half_open());
+        self.weigh(peer, Load::default(), Load::of(connection.state));
         self.connections.insert(id, connection);
         id
     }
@@ -30,9 +53,24 @@ impl CmCore {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        self.half_open -= usize::from(connection.state.is_half_open());
-        self.half_open += usize::from(state.is_half_open());
-        connection.state = state;
+        let before = std::mem::replace(&mut connection.state, state);
+        let peer = connection.peer.ip();
+        self.weigh(peer, Load::of(before), Load::of(state));
+    }
+
+    /// What a peer holds has changed.
+    fn weigh(&mut self, peer: IpAddr, before: Load, after: Load) {
+        self.load.change(before, after);
+        let load = self.loads.entry(peer).or_default();
+        load.change(before, after);
+        if *load == Load::default() {
+            self.loads.remove(&peer);
+        }
+    }
+
+    /// What a peer holds.
+    pub(super) fn load_of(&self, peer: IpAddr) -> Load {
+        self.loads.get(&peer).copied().unwrap_or_default()
     }
 
     /// Forgets a connection.
@@ -42,13 +80,18 @@ impl CmCore {
         let Some(connection) = self.connections.remove(&id) else {
             return;
         };
-        self.half_open -= usize::from(connection.state.is_half_open());
+        let peer = connection.peer.ip();
+        self.weigh(peer, Load::of(connection.state), Load::default());
         self.by_local.remove(&connection.local_comm);
         if let Some(remote) = connection.remote_comm {
-            remove_if(&mut self.by_remote, (connection.peer.ip(), remote), id);
+            remove_if(&mut self.by_remote, (peer, remote), id);
         }
         if connection.state == State::TimeWait {
-            self.waiting.retain(|&other| other != id);
+            // They wait equally long, so it is nearly always the oldest.
+            match self.waiting.front() {
+                Some(&oldest) if oldest == id => drop(self.waiting.pop_front()),
+                _ => self.waiting.retain(|&other| other != id),
+            }
         }
     }
 
@@ -114,43 +157,83 @@ fn remove_if<K: std::hash::Hash + Eq>(map: &mut HashMap<K, ConnId>, key: K, id: 
     }
 }
 
-#[cfg(test)]
 impl CmCore {
-    /// The number that this side gave its only connection.
-    pub(in crate::soft::cm) fn assert_one_local_comm_id(&self) -> u32 {
-        assert_eq!(self.by_local.len(), 1);
-        self.any_local_comm_id().unwrap_or_default()
+    /// The first law that the tables break, if any; for tests.
+    #[doc(hidden)]
+    pub fn inconsistency(&self) -> Option<&'static str> {
+        let (all, config) = (&self.connections, &self.config);
+        let count = |f: fn(&Connection) -> bool| all.values().filter(|c| f(c)).count();
+        let live = |c: &Connection| c.state != State::TimeWait;
+        let of_peers = |f: fn(&Load) -> usize| self.loads.values().map(f).sum::<usize>();
+        let local =
+            |(local, id): (&u32, &ConnId)| all.get(id).is_some_and(|c| c.local_comm == *local);
+        let armed =
+            |&(at, id): &(Instant, ConnId)| all.get(&id).is_some_and(|c| c.deadline == Some(at));
+        let passive = |peer: &IpAddr, f: fn(&Connection) -> bool| {
+            let theirs = all.values().filter(|c| c.peer.ip() == *peer && !c.active);
+            theirs.filter(|c| f(c)).count()
+        };
+        let laws = [
+            (
+                "each number of this side is of one connection",
+                self.by_local.len() == all.len() && self.by_local.iter().all(local),
+            ),
+            (
+                "each number of a peer is of one connection",
+                self.by_remote.len() == count(|c| c.remote_comm.is_some()),
+            ),
+            (
+                "each queue pair of a peer is of one live connection",
+                self.by_qpn.len()
+                    == count(|c| c.remote_comm.is_some() && c.state != State::TimeWait),
+            ),
+            (
+                "all is counted",
+                self.load.live == count(live)
+                    && self.load.half_open == count(|c| c.state.is_half_open()),
+            ),
+            (
+                "each peer is counted",
+                of_peers(|l| l.live) == self.load.live
+                    && of_peers(|l| l.half_open) == self.load.half_open
+                    && self.loads.values().all(|load| *load != Load::default()),
+            ),
+            (
+                "ended connections wait",
+                self.waiting.len() == all.len() - self.load.live,
+            ),
+            (
+                "each timer is of one connection",
+                self.timers.len() == count(|c| c.deadline.is_some())
+                    && self.timers.iter().all(armed),
+            ),
+            (
+                "what is not up has a timer",
+                self.timers.len() + count(|c| c.state == State::Established) == all.len(),
+            ),
+            (
+                "no table is over its limit",
+                self.load.live <= config.max_connections
+                    && self.waiting.len() <= config.max_connections
+                    && self.load.half_open <= config.max_half_open
+                    && self.outgoing.len() <= super::MAX_OUTGOING,
+            ),
+            (
+                "no peer is over its limit",
+                self.loads.iter().all(|(peer, load)| {
+                    load.half_open <= config.max_half_open_of_peer
+                        && passive(peer, |c| c.state != State::TimeWait) <= config.max_of_peer
+                }),
+            ),
+        ];
+        laws.into_iter()
+            .find(|(_, holds)| !holds)
+            .map(|(law, _)| law)
     }
 
-    /// The number that this side gave one of its connections.
-    pub(in crate::soft::cm) fn any_local_comm_id(&self) -> Option<u32> {
-        self.by_local.keys().next().copied()
-    }
-
-    /// Checks that the tables agree with each other.
-    pub(in crate::soft::cm) fn assert_consistent(&self) {
-        let count =
-            |f: &dyn Fn(&Connection) -> bool| self.connections.values().filter(|c| f(c)).count();
-        assert_eq!(self.by_local.len(), self.connections.len());
-        for (&local, id) in &self.by_local {
-            assert_eq!(self.connections[id].local_comm, local);
-        }
-        assert_eq!(self.by_remote.len(), count(&|c| c.remote_comm.is_some()));
-        assert_eq!(
-            self.by_qpn.len(),
-            count(&|c| c.remote_comm.is_some() && c.state != State::TimeWait)
-        );
-        assert_eq!(self.half_open, count(&|c| c.state.is_half_open()));
-        assert_eq!(self.waiting.len(), count(&|c| c.state == State::TimeWait));
-        assert_eq!(self.timers.len(), count(&|c| c.deadline.is_some()));
-        for &(at, id) in &self.timers {
-            assert_eq!(self.connections[&id].deadline, Some(at));
-        }
-        let established = count(&|c| c.state == State::Established);
-        assert_eq!(self.timers.len() + established, self.connections.len());
-        assert!(self.live() <= self.config.max_connections);
-        assert!(self.waiting.len() <= self.config.max_connections);
-        assert!(self.half_open <= self.config.max_half_open);
-        assert!(self.outgoing.len() <= super::MAX_OUTGOING);
+    /// The numbers that this side gave to its connections.
+    #[doc(hidden)]
+    pub fn local_comm_ids(&self) -> impl Iterator<Item = u32> {
+        self.by_local.keys().copied()
     }
 }

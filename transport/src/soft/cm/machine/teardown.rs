@@ -53,12 +53,11 @@ impl CmCore {
     }
 
     /// A peer shows that it does not know this connection any more (12.9.8.3):
-    /// it uses the queue pair, or the number, anew.
+    /// it uses the queue pair, or the number, anew. What is up, or accepted and
+    /// maybe up on the other side, is ended; what is not yet is left to its timer.
     pub(super) fn on_stale(&mut self, id: ConnId, now: Instant) {
-        if self
-            .connections
-            .get(&id)
-            .is_some_and(|c| c.state == State::Established)
+        if let Some(connection) = self.connections.get(&id)
+            && matches!(connection.state, State::Established | State::RepSent)
         {
             self.send_dreq(id, now);
         }
@@ -71,12 +70,12 @@ impl CmCore {
             .filter(|(_, c)| c.remote_comm.is_some());
         let Some((id, connection)) = found else {
             // Ended long ago, as far as this side knows; the peer waits for a word.
-            self.counters.duplicates += 1;
+            self.counters.duplicates.dreq += 1;
             self.send_drep(from, transaction, local, remote);
             return;
         };
         if connection.local_qpn != dreq.remote_qpn.get() {
-            self.counters.ignored += 1;
+            self.counters.drops.unexpected += 1;
             return;
         }
         match connection.state {
@@ -85,10 +84,10 @@ impl CmCore {
                 self.end(id, now);
             }
             State::TimeWait => {
-                self.counters.duplicates += 1;
+                self.counters.duplicates.dreq += 1;
                 self.send_drep(from, transaction, local, remote);
             }
-            State::ReqReceived | State::ReqSent => self.counters.ignored += 1,
+            State::ReqReceived | State::ReqSent => self.counters.drops.unexpected += 1,
         }
     }
 
@@ -105,20 +104,34 @@ impl CmCore {
         let (local, remote) = (drep.remote_comm_id.get(), drep.local_comm_id.get());
         match self.find(from, local, remote) {
             Some((id, connection)) if connection.state == State::DreqSent => self.end(id, now),
-            Some(_) => self.counters.duplicates += 1,
-            None => self.counters.ignored += 1,
+            Some((_, connection)) if connection.state == State::TimeWait => {
+                self.counters.duplicates.drep += 1;
+            }
+            Some(_) => self.counters.drops.unexpected += 1,
+            None => self.counters.drops.unknown_connection += 1,
         }
     }
 
-    pub(super) fn on_rej(&mut self, from: IpAddr, rej: &Rej, now: Instant) {
+    pub(super) fn on_rej(&mut self, from: IpAddr, transaction: u64, rej: &Rej, now: Instant) {
         let Some(id) = self.find_rejected(from, rej) else {
-            self.counters.ignored += 1;
+            self.counters.drops.unknown_connection += 1;
             return;
         };
         let Some(connection) = self.connections.get(&id) else {
             return;
         };
-        match connection.state {
+        let (state, earlier) = (connection.state, connection.transaction != transaction);
+        if state == State::ReqSent && rej.reason.get() == reason::INVALID_MTU {
+            if earlier {
+                // About a request that has been made anew since.
+                self.counters.duplicates.rej += 1;
+                return;
+            }
+            if self.ask_smaller(id, rej, now).is_some() {
+                return;
+            }
+        }
+        match state {
             State::ReqSent | State::ReqReceived | State::RepReceived | State::RepSent => {
                 let reason = rej.reason.get();
                 let error = ConnError::Rejected {
@@ -129,13 +142,13 @@ impl CmCore {
                 self.fail(id, error);
             }
             State::Established | State::DreqSent => self.end(id, now),
-            State::TimeWait => self.counters.duplicates += 1,
+            State::TimeWait => self.counters.duplicates.rej += 1,
         }
     }
 
     /// The connection that a rejection is about. Whoever rejects a REQ need not
     /// have given the connection a number; whoever gives up waiting may not know
-    /// the number of this side.
+    /// the number of this side, but then cannot have said that it is ready.
     fn find_rejected(&self, from: IpAddr, rej: &Rej) -> Option<ConnId> {
         let (local, remote) = (rej.remote_comm_id.get(), rej.local_comm_id.get());
         if let Some((id, _)) = self.find(from, local, remote) {
@@ -146,6 +159,6 @@ impl CmCore {
         }
         let id = *self.by_remote.get(&(from, remote))?;
         let connection = self.connections.get(&id)?;
-        (local == 0 || local == connection.local_comm).then_some(id)
+        (local == 0 && connection.state.is_half_open()).then_some(id)
     }
 }

@@ -47,7 +47,10 @@ impl CmCore {
             && resend.left > 0
         {
             resend.left -= 1;
-            resend.interval = (resend.interval * 2).min(resend.longest);
+            resend.interval = match resend.left {
+                0 => resend.longest,
+                _ => (resend.interval * 2).min(resend.longest),
+            };
             let (mad, next) = (resend.mad, now + resend.interval);
             self.counters.repeated += 1;
             self.send(peer, mad);
@@ -57,7 +60,12 @@ impl CmCore {
         let timeout = connection.timeout_error();
         match connection.state {
             State::ReqSent => self.give_up(id, Subject::Other, timeout),
-            State::ReqReceived => self.give_up(id, Subject::Req, timeout),
+            State::ReqReceived => {
+                // It is this side that did not answer; and a peer looks for what
+                // timed out by a number that it has only from a REP.
+                self.reject_peer(id, Subject::Req, reason::NO_RESOURCES, &[]);
+                self.fail(id, timeout);
+            }
             State::RepReceived => self.give_up(id, Subject::Rep, timeout),
             State::RepSent => self.give_up(id, Subject::Other, timeout),
             State::DreqSent => self.end(id, now),
@@ -71,7 +79,8 @@ impl CmCore {
         self.fail(id, error);
     }
 
-    /// Sends a message that is repeated until [`Self::answered`].
+    /// Sends a message that is repeated until [`Self::answered`]. However seldom it
+    /// may be repeated, the peer has the time that it named after the last one.
     pub(super) fn send_until_answered(&mut self, id: ConnId, mad: Mad, times: u8, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -79,15 +88,16 @@ impl CmCore {
         let longest = connection
             .peer_response
             .clamp(FIRST_INTERVAL, LONGEST_INTERVAL);
+        let interval = if times == 0 { longest } else { FIRST_INTERVAL };
         connection.resend = Some(Resend {
             mad,
             left: times,
-            interval: FIRST_INTERVAL,
+            interval,
             longest,
         });
         let peer = connection.peer.ip();
         self.send(peer, mad);
-        self.arm(id, now + FIRST_INTERVAL);
+        self.arm(id, now + interval);
     }
 
     /// Sends the message under repetition once more, out of turn.
@@ -114,22 +124,31 @@ impl CmCore {
         let subject = Subject::from(mra.subject);
         let (local, remote) = (mra.remote_comm_id.get(), mra.local_comm_id.get());
         let Some((id, connection)) = self.find(from, local, remote) else {
-            self.counters.ignored += 1;
+            self.counters.drops.unknown_connection += 1;
             return;
         };
         let fits = matches!(
             (connection.state, subject),
             (State::ReqSent, Subject::Req) | (State::RepSent, Subject::Rep)
         );
-        if !fits || connection.mra_taken {
-            self.counters.duplicates += u64::from(fits);
+        if !fits {
+            self.counters.drops.unexpected += 1;
+            return;
+        }
+        if connection.mra_taken {
+            self.counters.duplicates.mra += 1;
             return;
         }
         let patience = coded_time(mra.service_timeout.value()).min(LONGEST_PATIENCE);
+        let until = connection
+            .deadline
+            .max(Some(now + patience + FIRST_INTERVAL));
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.mra_taken = true;
         }
-        self.arm(id, now + patience + FIRST_INTERVAL);
+        if let Some(until) = until {
+            self.arm(id, until);
+        }
     }
 
     pub(super) fn arm(&mut self, id: ConnId, at: Instant) {

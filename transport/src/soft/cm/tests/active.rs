@@ -6,18 +6,18 @@ use std::time::Duration;
 use super::pair::*;
 use crate::cm::{CmError, CmEvent, ConnError};
 use crate::soft::cm::mad::{Attribute, Mad};
-use crate::soft::cm::messages::{Mra, Rep, Subject, U24, Upper5};
+use crate::soft::cm::messages::{Mra, Rep, RepTransport, Subject, U24, Upper5};
 use crate::soft::cm::reason;
 
 const SOON: Duration = Duration::from_millis(50);
 
-#[test]
-fn a_request_is_sent_again_and_given_up_in_the_end() {
-    let mut pair = Pair::new(20);
+#[rstest::rstest]
+fn a_request_is_sent_again_and_given_up_in_the_end(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 20);
     pair.blocked.push((CLIENT, Attribute::Req));
     let id = pair.connect();
     pair.run(Duration::from_secs(60));
-    let peer = SocketAddr::new(address(SERVER), PORT);
+    let peer = SocketAddr::new(family.address(SERVER), PORT);
     assert_eq!(
         pair.events[CLIENT],
         [CmEvent::Failed {
@@ -35,9 +35,9 @@ fn a_request_is_sent_again_and_given_up_in_the_end() {
     assert_eq!(pair.sides[CLIENT].deadline(), None);
 }
 
-#[test]
-fn a_request_that_was_given_up_is_withdrawn_from_the_peer() {
-    let mut pair = Pair::new(21);
+#[rstest::rstest]
+fn a_request_that_was_given_up_is_withdrawn_from_the_peer(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 21);
     pair.blocked.push((SERVER, Attribute::Mra));
     let client = pair.connect();
     pair.run(SOON);
@@ -56,12 +56,12 @@ fn a_request_that_was_given_up_is_withdrawn_from_the_peer() {
     assert_eq!((*id, *reason), (server, reason::TIMEOUT));
 }
 
-#[test]
-fn a_peer_that_asks_for_patience_gets_it_once() {
-    let mut pair = Pair::new(22);
+#[rstest::rstest]
+fn a_peer_that_asks_for_patience_gets_it_once(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 22);
     pair.blocked.push((CLIENT, Attribute::Req));
     pair.connect();
-    let req = pair.sides[CLIENT].assert_one_local_comm_id();
+    let req = pair.sides[CLIENT].local_comm_ids().next().unwrap();
     let mra = Mra {
         remote_comm_id: req.into(),
         subject: Subject::Req.into(),
@@ -80,9 +80,11 @@ fn a_peer_that_asks_for_patience_gets_it_once() {
     assert!(matches!(pair.events[CLIENT][..], [CmEvent::Failed { .. }]));
 }
 
-#[test]
-fn a_reply_that_comes_again_while_the_consumer_gets_ready_asks_for_patience() {
-    let mut pair = Pair::new(23);
+#[rstest::rstest]
+fn a_reply_that_comes_again_while_the_consumer_gets_ready_asks_for_patience(
+    #[values(V4, V6)] family: Family,
+) {
+    let mut pair = Pair::new(family, 23);
     pair.connect();
     pair.run(SOON);
     pair.accept();
@@ -99,9 +101,11 @@ fn a_reply_that_comes_again_while_the_consumer_gets_ready_asks_for_patience() {
     ));
 }
 
-#[test]
-fn a_consumer_that_never_gets_ready_loses_the_connection_on_both_sides() {
-    let mut pair = Pair::new(24);
+#[rstest::rstest]
+fn a_consumer_that_never_gets_ready_loses_the_connection_on_both_sides(
+    #[values(V4, V6)] family: Family,
+) {
+    let mut pair = Pair::new(family, 24);
     pair.connect();
     pair.run(SOON);
     pair.accept();
@@ -126,9 +130,9 @@ fn a_consumer_that_never_gets_ready_loses_the_connection_on_both_sides() {
     assert_eq!(pair.sides[CLIENT].live() + pair.sides[SERVER].live(), 0);
 }
 
-#[test]
-fn a_reply_to_nothing_is_rejected_so_that_the_peer_lets_go() {
-    let mut pair = Pair::new(25);
+#[rstest::rstest]
+fn a_reply_to_nothing_is_rejected_so_that_the_peer_lets_go(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 25);
     let rep = Rep {
         remote_comm_id: 77.into(),
         qpn: U24::new(9),
@@ -140,9 +144,55 @@ fn a_reply_to_nothing_is_rejected_so_that_the_peer_lets_go() {
     assert!(pair.events[CLIENT].is_empty());
 }
 
-#[test]
-fn a_reply_with_a_queue_pair_in_use_is_stale() {
-    let mut pair = Pair::new(26);
+/// An appeal for patience never shortens it.
+#[rstest::rstest]
+fn a_peer_that_asks_for_less_patience_than_it_has_changes_nothing(
+    #[values(V4, V6)] family: Family,
+) {
+    let mut pair = Pair::new(family, 29);
+    pair.blocked.push((CLIENT, Attribute::Req));
+    pair.connect();
+    // The waits have grown: the next repetition is due at 7.5 s.
+    pair.run(Duration::from_secs(4));
+    let due = pair.sides[CLIENT].deadline();
+    let mra = Mra {
+        remote_comm_id: pair.sides[CLIENT].local_comm_ids().next().unwrap().into(),
+        subject: Subject::Req.into(),
+        ..Mra::default()
+    };
+    pair.inject(SERVER, CLIENT, &Mad::new(1, &mra), SOON);
+    pair.run(2 * SOON);
+    assert_eq!(pair.sides[CLIENT].deadline(), due);
+}
+
+/// 9.7.6.1.3: no acknowledgement can come before the peer's adapter sends it.
+#[rstest::rstest]
+#[case::a_quick_adapter(5, 17)]
+#[case::a_slow_one(17, 18)]
+#[case::one_without_end(31, 19)]
+fn the_acknowledgement_timeout_covers_the_delay_that_the_peer_names(
+    #[values(V4, V6)] family: Family,
+    #[case] delay: u8,
+    #[case] timeout: u8,
+) {
+    let mut pair = Pair::new(family, 30);
+    pair.blocked.push((CLIENT, Attribute::Req));
+    pair.connect();
+    let rep = Rep {
+        local_comm_id: 77.into(),
+        remote_comm_id: pair.sides[CLIENT].local_comm_ids().next().unwrap().into(),
+        qpn: U24::new(9),
+        transport: RepTransport::new().with_target_ack_delay(delay),
+        ..Rep::default()
+    };
+    pair.inject(SERVER, CLIENT, &Mad::new(1, &rep), SOON);
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.accepted().1.timeout, timeout);
+}
+
+#[rstest::rstest]
+fn a_reply_with_a_queue_pair_in_use_is_stale(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 26);
     let (first, _) = pair.up();
     pair.connect_with(CLIENT_QPN + 1);
     pair.run(SOON);
@@ -159,10 +209,11 @@ fn a_reply_with_a_queue_pair_in_use_is_stale() {
     );
 }
 
-#[test]
-fn another_address_family_is_refused() {
-    let mut pair = Pair::new(27);
-    let to = "[2001:db8::1]:4420".parse().unwrap();
+#[rstest::rstest]
+fn another_address_family_is_refused(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 27);
+    let other = if family == V4 { V6 } else { V4 };
+    let to = SocketAddr::new(other.address(SERVER), PORT);
     let now = pair.now;
     assert_eq!(
         pair.sides[CLIENT].connect(to, &params(2, b""), now),
@@ -170,14 +221,14 @@ fn another_address_family_is_refused() {
     );
 }
 
-#[test]
-fn a_full_table_refuses_to_connect() {
-    let mut pair = Pair::new(28);
+#[rstest::rstest]
+fn a_full_table_refuses_to_connect(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 28);
     pair.blocked.push((CLIENT, Attribute::Req));
     for qpn in 2..10 {
         pair.connect_with(qpn);
     }
-    let to = SocketAddr::new(address(SERVER), PORT);
+    let to = SocketAddr::new(family.address(SERVER), PORT);
     let now = pair.now;
     assert_eq!(
         pair.sides[CLIENT].connect(to, &params(2, b""), now),

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::pair::*;
 use crate::cm::{CmEvent, ConnId};
 
@@ -57,8 +55,13 @@ fn settle(pair: &mut Pair, consumers: &mut [Consumer; 2], qpn: &mut u32) {
     }
 }
 
-fn story(seed: u64, weather: Weather, connections: u32) {
-    let mut pair = Pair::new(seed);
+/// Connections are asked for, come up, and are ended by one side or both.
+fn story(seed: u64) {
+    let family = if seed.is_multiple_of(2) { V4 } else { V6 };
+    let weather = Weather::of(seed);
+    let bearable = weather.is_bearable();
+    let connections = 1 + (seed >> 1) as u32 % 4;
+    let mut pair = Pair::new(family, seed);
     pair.weather = weather;
     let mut consumers = [Consumer::default(), Consumer::default()];
     let mut qpn = 0x100;
@@ -74,7 +77,7 @@ fn story(seed: u64, weather: Weather, connections: u32) {
         );
     }
     let up = consumers[CLIENT].open.len();
-    if weather.loss_percent <= 20 {
+    if bearable {
         assert_eq!(
             up, connections as usize,
             "a network this good carries all of them"
@@ -86,7 +89,7 @@ fn story(seed: u64, weather: Weather, connections: u32) {
         let mut ids: Vec<_> = consumers[side].open.keys().copied().collect();
         ids.sort_unstable();
         for (n, id) in ids.into_iter().enumerate() {
-            if weather.loss_percent > 20 || n % 3 != side {
+            if !bearable || n % 3 != side {
                 let now = pair.now;
                 pair.sides[side].disconnect(id, now).unwrap();
             }
@@ -112,27 +115,12 @@ fn story(seed: u64, weather: Weather, connections: u32) {
     }
 }
 
-proptest! {
-    #[test]
-    fn connections_come_up_and_end_over_a_lossy_network(
-        seed in 0u64..1 << 48,
-        loss_percent in 0u64..=20,
-        duplicate_percent in 0u64..=20,
-        jitter_ms in 0u64..400,
-        connections in 1u32..=4,
-    ) {
-        let jitter = Duration::from_millis(jitter_ms);
-        story(seed, Weather { loss_percent, duplicate_percent, jitter }, connections);
-    }
-
-    #[test]
-    fn over_a_hopeless_network_every_connection_still_comes_to_one_end(
-        seed in 0u64..1 << 48,
-        loss_percent in 21u64..=100,
-        duplicate_percent in 0u64..=50,
-        jitter_ms in 0u64..3_000,
-    ) {
-        let jitter = Duration::from_millis(jitter_ms);
-        story(seed, Weather { loss_percent, duplicate_percent, jitter }, 4);
+/// Over a good network every connection comes up and ends on both sides; over a
+/// hopeless one it still comes to one end on each side.
+#[rstest::rstest]
+fn connections_come_up_and_end_in_any_weather(#[values(0, 1, 2, 3)] part: u64) {
+    for seed in 1000 * part..1000 * (part + 1) {
+        let told = std::panic::catch_unwind(|| story(seed));
+        assert!(told.is_ok(), "seed {seed}: {:?}", Weather::of(seed));
     }
 }

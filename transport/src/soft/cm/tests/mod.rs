@@ -1,6 +1,7 @@
 //! Tests of connection management.
 
 mod active;
+mod driver;
 mod endings;
 mod hostile;
 mod loss;

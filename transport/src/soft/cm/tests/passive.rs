@@ -1,28 +1,31 @@
 //! The side that is asked, with a peer that behaves.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use zerocopy::IntoBytes;
 
+use super::hostile::good_req;
 use super::pair::*;
 use crate::cm::{CmError, CmEvent, ConnError};
-use crate::soft::cm::mad::Attribute;
-use crate::soft::cm::reason;
+use crate::soft::cm::mad::{Attribute, Mad, Message};
+use crate::soft::cm::messages::Rej;
+use crate::soft::cm::{CmConfig, CmCore, reason};
 
 const SOON: Duration = Duration::from_millis(50);
 
-#[test]
-fn a_connection_comes_up_and_both_sides_agree_on_it() {
-    let mut pair = Pair::new(1);
+#[rstest::rstest]
+fn a_connection_comes_up_and_both_sides_agree_on_it(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 1);
     let client = pair.connect();
     pair.run(SOON);
     let (server, theirs, data) = pair.request();
     let CmEvent::ConnectRequest { local, remote, .. } = pair.events[SERVER][0] else {
         panic!()
     };
-    assert_eq!(local, SocketAddr::new(address(SERVER), PORT));
-    assert_eq!(remote.ip(), address(CLIENT));
+    assert_eq!(local, SocketAddr::new(family.address(SERVER), PORT));
+    assert_eq!(remote.ip(), family.address(CLIENT));
     assert_ne!(remote.port(), 0);
     assert_eq!(data.len(), 56);
     assert_eq!(&data[..6], b"hello\0");
@@ -36,11 +39,11 @@ fn a_connection_comes_up_and_both_sides_agree_on_it() {
 
     assert_eq!(
         (theirs.local, theirs.remote),
-        (address(SERVER), address(CLIENT))
+        (family.address(SERVER), family.address(CLIENT))
     );
     assert_eq!(
         (ours.local, ours.remote),
-        (address(CLIENT), address(SERVER))
+        (family.address(CLIENT), family.address(SERVER))
     );
     assert_eq!(
         (theirs.remote_qpn, ours.remote_qpn),
@@ -66,14 +69,19 @@ fn a_connection_comes_up_and_both_sides_agree_on_it() {
     assert_eq!(pair.sides[SERVER].deadline(), None);
 }
 
-#[test]
-fn the_smaller_number_of_outstanding_reads_holds_in_each_direction() {
-    use crate::soft::cm::CmCore;
-    let mut pair = Pair::new(2);
-    let mut small = config(3);
-    small.max_rd_atomic = 4;
-    pair.sides[SERVER] = CmCore::new(address(SERVER), small);
-    pair.sides[SERVER].listen(PORT).unwrap();
+#[rstest::rstest]
+fn the_smaller_number_of_outstanding_reads_holds_in_each_direction(
+    #[values(V4, V6)] family: Family,
+) {
+    let mut pair = Pair::new(family, 2);
+    let max_rd_atomic = 4;
+    pair.replace(
+        SERVER,
+        CmConfig {
+            max_rd_atomic,
+            ..config(3)
+        },
+    );
     pair.connect();
     pair.run(SOON);
     pair.accept();
@@ -84,16 +92,96 @@ fn the_smaller_number_of_outstanding_reads_holds_in_each_direction() {
     assert_eq!((ours.max_rd_atomic, ours.max_dest_rd_atomic), (4, 4));
 }
 
-#[test]
-fn a_path_mtu_above_the_own_is_refused_since_a_reply_cannot_lower_it() {
-    use crate::soft::cm::CmCore;
-    let mut pair = Pair::new(2);
-    let mut small = config(3);
-    small.path_mtu = 1024;
-    pair.sides[SERVER] = CmCore::new(address(SERVER), small);
-    pair.sides[SERVER].listen(PORT).unwrap();
+#[rstest::rstest]
+#[case::the_sides_agree(1024, 1024, 1024, 1)]
+#[case::the_asker_has_less(1024, 4096, 1024, 1)]
+#[case::the_asked_has_less_and_says_so(4096, 1024, 1024, 2)]
+#[case::the_least(4096, 256, 256, 2)]
+fn both_sides_use_the_smaller_path_mtu(
+    #[values(V4, V6)] family: Family,
+    #[case] client: u32,
+    #[case] server: u32,
+    #[case] agreed: u32,
+    #[case] requests: usize,
+) {
+    let mut pair = Pair::new(family, 2);
+    for (side, path_mtu) in [(CLIENT, client), (SERVER, server)] {
+        pair.replace(
+            side,
+            CmConfig {
+                path_mtu,
+                ..config(3 + side as u64)
+            },
+        );
+    }
+    // The first rejection comes twice; the second time it is old.
+    pair.weather.duplicate_percent = 100;
     pair.connect();
     pair.run(SOON);
+    pair.weather.duplicate_percent = 0;
+    assert_eq!(pair.sent(CLIENT, Attribute::Req), requests);
+    assert_eq!(pair.sent(SERVER, Attribute::Rej), 2 * (requests - 1));
+    pair.accept();
+    pair.run(SOON);
+    let (_, theirs, _) = pair.request();
+    let (_, ours, _) = pair.accepted();
+    assert_eq!((theirs.path_mtu, ours.path_mtu), (agreed, agreed));
+}
+
+/// What a peer that cannot ask for less hears, Linux among them.
+#[rstest::rstest]
+fn a_path_mtu_above_the_own_is_refused_with_the_largest_that_is_taken(
+    #[values(V4, V6)] family: Family,
+) {
+    let mut server = CmCore::new(
+        family.address(SERVER),
+        CmConfig {
+            path_mtu: 1024,
+            ..config(3)
+        },
+    );
+    server.listen(PORT).unwrap();
+    let req = good_req(family, 7, 8);
+    server.handle(
+        family.address(CLIENT),
+        Mad::new(1, &req).as_bytes(),
+        Instant::now(),
+    );
+    let mad = server.take_outgoing().unwrap().mad;
+    let (_, Message::Rej(rej)) = Mad::read(mad.as_bytes()).unwrap() else {
+        panic!()
+    };
+    assert_eq!(
+        (rej.reason.get(), rej.info()),
+        (reason::INVALID_MTU, &[3 << 4][..])
+    );
+}
+
+/// A rejection of the kind that the client understands, but of no use to it.
+#[rstest::rstest]
+#[case::nothing_said(&[])]
+#[case::no_mtu(&[0])]
+#[case::as_large(&[5 << 4])]
+#[case::larger_than_any(&[6 << 4])]
+fn a_path_mtu_that_cannot_be_lowered_fails_the_connection(
+    #[values(V4, V6)] family: Family,
+    #[case] info: &[u8],
+) {
+    let mut pair = Pair::new(family, 2);
+    pair.blocked.push((CLIENT, Attribute::Req));
+    pair.sides[CLIENT]
+        .connect(pair.target(), &params(CLIENT_QPN, b""), pair.now)
+        .unwrap();
+    let req = pair.sides[CLIENT].take_outgoing().unwrap().mad;
+    let mut rej = Rej {
+        remote_comm_id: pair.sides[CLIENT].local_comm_ids().next().unwrap().into(),
+        reason: reason::INVALID_MTU.into(),
+        ..Rej::default()
+    };
+    rej.set_info(info);
+    let mad = Mad::new(req.header.transaction.get(), &rej);
+    pair.inject(SERVER, CLIENT, &mad, SOON);
+    pair.run(Duration::from_secs(1));
     assert_rejected(&pair, reason::INVALID_MTU);
 }
 
@@ -108,10 +196,10 @@ fn assert_rejected(pair: &Pair, expected: u16) {
     assert_eq!(*reason, expected);
 }
 
-#[test]
-fn a_port_without_listener_is_refused_as_such() {
-    let mut pair = Pair::new(3);
-    let to = SocketAddr::new(address(SERVER), PORT + 1);
+#[rstest::rstest]
+fn a_port_without_listener_is_refused_as_such(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 3);
+    let to = SocketAddr::new(family.address(SERVER), PORT + 1);
     pair.sides[CLIENT]
         .connect(to, &params(CLIENT_QPN, b""), pair.now)
         .unwrap();
@@ -120,9 +208,9 @@ fn a_port_without_listener_is_refused_as_such() {
     assert!(pair.events[SERVER].is_empty());
 }
 
-#[test]
-fn the_consumer_refuses_with_its_own_words() {
-    let mut pair = Pair::new(4);
+#[rstest::rstest]
+fn the_consumer_refuses_with_its_own_words(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 4);
     let client = pair.connect();
     pair.run(SOON);
     let (server, ..) = pair.request();
@@ -152,9 +240,9 @@ fn the_consumer_refuses_with_its_own_words() {
     assert_eq!(pair.sides[CLIENT].live() + pair.sides[SERVER].live(), 0);
 }
 
-#[test]
-fn a_lost_reply_is_sent_again() {
-    let mut pair = Pair::new(5);
+#[rstest::rstest]
+fn a_lost_reply_is_sent_again(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 5);
     pair.connect();
     pair.run(SOON);
     pair.blocked.push((SERVER, Attribute::Rep));
@@ -170,9 +258,9 @@ fn a_lost_reply_is_sent_again() {
     ));
 }
 
-#[test]
-fn a_lost_ready_to_use_is_sent_again_when_the_reply_comes_again() {
-    let mut pair = Pair::new(6);
+#[rstest::rstest]
+fn a_lost_ready_to_use_is_sent_again_when_the_reply_comes_again(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 6);
     pair.connect();
     pair.run(SOON);
     pair.accept();
@@ -190,9 +278,11 @@ fn a_lost_ready_to_use_is_sent_again_when_the_reply_comes_again() {
     assert_eq!(pair.sent(CLIENT, Attribute::Rtu), 2);
 }
 
-#[test]
-fn a_request_that_comes_again_while_the_consumer_decides_asks_for_patience() {
-    let mut pair = Pair::new(7);
+#[rstest::rstest]
+fn a_request_that_comes_again_while_the_consumer_decides_asks_for_patience(
+    #[values(V4, V6)] family: Family,
+) {
+    let mut pair = Pair::new(family, 7);
     pair.connect();
     pair.run(Duration::from_secs(2));
     assert_eq!(
@@ -212,9 +302,9 @@ fn a_request_that_comes_again_while_the_consumer_decides_asks_for_patience() {
     ));
 }
 
-#[test]
-fn a_consumer_that_never_decides_loses_the_request() {
-    let mut pair = Pair::new(8);
+#[rstest::rstest]
+fn a_consumer_that_never_decides_loses_the_request(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 8);
     pair.connect();
     pair.run(Duration::from_secs(120));
     let (id, ..) = pair.request();
@@ -227,12 +317,12 @@ fn a_consumer_that_never_decides_loses_the_request() {
         pair.sides[SERVER].accept(id, &params(2, b""), now),
         Err(CmError::Gone)
     );
-    assert_rejected(&pair, reason::TIMEOUT);
+    assert_rejected(&pair, reason::NO_RESOURCES);
 }
 
-#[test]
-fn an_accepted_peer_that_never_gets_ready_is_given_up() {
-    let mut pair = Pair::new(9);
+#[rstest::rstest]
+fn an_accepted_peer_that_never_gets_ready_is_given_up(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 9);
     pair.connect();
     pair.run(SOON);
     pair.blocked.push((SERVER, Attribute::Rep));
@@ -256,11 +346,31 @@ fn an_accepted_peer_that_never_gets_ready_is_given_up() {
     assert_eq!(pair.sides[SERVER].live(), 0);
 }
 
-#[test]
-fn private_data_longer_than_the_message_holds_is_refused() {
-    let mut pair = Pair::new(10);
+/// 12.7.26 counts repetitions, 12.7.5 the time that an answer may take; the one is
+/// no excuse to cut the other short.
+#[rstest::rstest]
+fn a_peer_that_allows_no_repetition_still_has_the_time_that_it_named(
+    #[values(V4, V6)] family: Family,
+) {
+    let mut pair = Pair::new(family, 11);
+    let mut req = good_req(family, 7, CLIENT_QPN);
+    req.retries.set_max_cm_retries(0);
+    pair.blocked.push((SERVER, Attribute::Rep));
+    pair.inject(CLIENT, SERVER, &Mad::new(1, &req), SOON);
+    pair.run(Duration::from_secs(1));
+    let id = pair.accept();
+    pair.run(Duration::from_secs(4));
+    assert_eq!(pair.events[SERVER].len(), 1, "4.3 s are not over");
+    pair.run(Duration::from_secs(1));
+    assert!(matches!(pair.events[SERVER][1], CmEvent::Failed { id: failed, .. } if failed == id));
+    assert_eq!(pair.sent(SERVER, Attribute::Rep), 1);
+}
+
+#[rstest::rstest]
+fn private_data_longer_than_the_message_holds_is_refused(#[values(V4, V6)] family: Family) {
+    let mut pair = Pair::new(family, 10);
     let now = pair.now;
-    let to = SocketAddr::new(address(SERVER), PORT);
+    let to = SocketAddr::new(family.address(SERVER), PORT);
     let long = |len: usize| {
         let mut params = params(CLIENT_QPN, b"");
         params.private_data = Bytes::from(vec![0; len]);
