@@ -11,6 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use sidelane_p2p::provider::PathReason;
 
+mod network;
+
+pub use network::{
+    AdapterReport, Counts, FullReport, ManagerReport, NetworkReport, QueuePairReport, QueueReport,
+    add_counts,
+};
+
 /// A count with one writer.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -151,7 +158,7 @@ impl ReactorCounters {
     }
 }
 
-/// The report of `sidelane stats --json`.
+/// What the target counts by itself: may be read at any time, and disturbs nobody.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatsReport {
     /// Seconds since the target started.

@@ -136,9 +136,13 @@ fn check_help() -> String {
 /// `sidelane stats`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct StatsArgs {
-    /// Print one JSON object instead of tables
+    /// Print one JSON object instead of tables; queue pairs are always in it
     #[arg(long)]
     pub json: bool,
+
+    /// Show each queue pair: whose it is, and what it has counted
+    #[arg(long)]
+    pub queue_pairs: bool,
 
     /// The control socket of the target, as its configuration names it
     #[arg(long, value_name = "SOCKET", default_value = Target::DEFAULT_CONTROL)]
@@ -147,10 +151,13 @@ pub struct StatsArgs {
 
 const STATS_HELP: &str = "\
 Prints, for each namespace, commands and payload bytes by path: `peer` for bytes that went by the memory of a PCI \
-device, `host` for bytes that went by host memory, with the reason for each that did. Counters begin with the target.
+device, `host` for bytes that went by host memory, with the reason for each that did. Then, for each NIC, what the \
+target, the device and connection management have counted, retransmissions and drops first, and what to do about it. \
+Counters begin with the target, those of a device with its driver.
 
 Examples:
   sidelane stats
+  sidelane stats --queue-pairs
   sidelane stats --json --control /run/sidelane/control.sock
 
 Exit status:
@@ -323,6 +330,7 @@ mod tests {
                 cli.command,
                 Command::Stats(StatsArgs {
                     json: false,
+                    queue_pairs: false,
                     control
                 })
             );

@@ -1,5 +1,8 @@
 //! `sidelane stats`.
 
+mod advice;
+mod network;
+
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table, TableComponent};
 
@@ -15,7 +18,8 @@ pub(super) fn run(args: &StatsArgs) -> anyhow::Result<()> {
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
-        print(&report);
+        print(&report.target);
+        println!("{}", network::render(&report.network, args.queue_pairs));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `GET /v1/stats` | [`StatsReport`] |
+//! | `GET /v1/stats` | [`FullReport`] |
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,11 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
 
+use super::inquiry::Inquiry;
 use crate::report::Reporter;
-use crate::stats::StatsReport;
+use crate::stats::FullReport;
 
 /// The listening socket.
 #[derive(Debug)]
@@ -71,10 +73,16 @@ impl ApiSocket {
     ///
     /// # Errors
     /// When the socket fails.
-    pub async fn serve(self, reporter: Arc<Reporter>) -> std::io::Result<()> {
+    pub async fn serve(self, reporter: Arc<Reporter>, inquiry: Inquiry) -> std::io::Result<()> {
+        // One client after the other: each waits for a bounded time.
+        let inquiry = Arc::new(Mutex::new(inquiry));
         let stats = move || {
-            let report = reporter.report();
-            async move { Json(report) }
+            let (reporter, inquiry) = (Arc::clone(&reporter), Arc::clone(&inquiry));
+            async move {
+                let network = inquiry.lock().await.ask().await;
+                let target = reporter.report();
+                Json(FullReport { target, network })
+            }
         };
         let app = Router::new().route("/v1/stats", get(stats));
         let Self {
@@ -97,7 +105,7 @@ impl Drop for SocketFile {
 ///
 /// # Errors
 /// When no target answers at this path, with what to do about it.
-pub async fn fetch_stats(path: &Path) -> anyhow::Result<StatsReport> {
+pub async fn fetch_stats(path: &Path) -> anyhow::Result<FullReport> {
     let stream = UnixStream::connect(path).await.with_context(|| {
         format!(
             "no target answers at {}; start one with `sidelane serve`, or name its socket with --control",

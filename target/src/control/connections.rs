@@ -12,13 +12,15 @@ use sidelane_transport::cm::{CmEvent, ConnParams, ConnectionManager};
 use sidelane_transport::nic::{NicCaps, QpAttrs, QpNumber};
 use sidelane_transport::nvmf::{ConnectAccept, ConnectReject, ConnectRequest, RejectStatus};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 
+use super::inquiry::AskManagers;
 use super::returning::Returning;
 use super::watched::watch;
 use crate::reactor::{ConnKey, FromReactor, Mailbox, NewConnection, NotOpened, ToReactor};
 use crate::session::QueueSession;
+use crate::stats::{ManagerReport, add_counts};
 use crate::subsystem::{Portal, Target};
 
 /// Entries of an admin queue, whatever the host asks for.
@@ -36,6 +38,8 @@ pub struct ConnectionService {
     openings: UnboundedReceiver<Opened>,
     /// Admin queues so far, to spread associations over reactors.
     admin_queues: usize,
+    ask: AskManagers,
+    asked: Receiver<oneshot::Sender<Vec<ManagerReport>>>,
 }
 
 /// A connection manager, and what it answers for.
@@ -53,6 +57,18 @@ struct Manager {
     manager: Box<dyn ConnectionManager>,
     adapters: Vec<Option<(usize, NicCaps)>>,
     fd: AsyncFd<OwnedFd>,
+}
+
+impl Manager {
+    fn report(&self) -> ManagerReport {
+        let adapters = self.adapters.iter().flatten();
+        let mut report = ManagerReport {
+            nics: adapters.map(|(_, caps)| caps.name.clone()).collect(),
+            counts: Default::default(),
+        };
+        add_counts(&mut report.counts, self.manager.counts());
+        report
+    }
 }
 
 /// A reactor has answered.
@@ -93,6 +109,7 @@ impl ConnectionService {
             })
             .collect::<anyhow::Result<_>>()?;
         let (opened, openings) = unbounded_channel();
+        let (ask, asked) = channel(1);
         Ok(Self {
             managers,
             returning,
@@ -102,7 +119,14 @@ impl ConnectionService {
             opened,
             openings,
             admin_queues: 0,
+            ask,
+            asked,
         })
+    }
+
+    /// Where to ask what the managers have counted.
+    pub fn ask(&self) -> AskManagers {
+        self.ask.clone()
     }
 
     /// Serves until the future is dropped.
@@ -135,6 +159,10 @@ impl ConnectionService {
                 readable = any_readable(&self.managers) => readable?,
                 () = timer => {}
                 Some(opened) = self.openings.recv() => self.opened(opened),
+                Some(reply) = self.asked.recv() => {
+                    // Whoever asked may have given up.
+                    let _ = reply.send(self.managers.iter().map(Manager::report).collect());
+                }
                 Some(report) = reports.recv() => match report {
                     FromReactor::Disconnect(key) => {
                         // Gone already is as good.

@@ -6,6 +6,7 @@
 //! has keep their slot and buffer until it has ended them.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sidelane_transport::nic::{QpCaps, QpNumber, SendWr};
@@ -28,6 +29,8 @@ pub(super) struct Connection {
     pub(super) key: ConnKey,
     pub(super) port: usize,
     pub(super) qp: QpNumber,
+    /// The host's address.
+    pub(super) remote: IpAddr,
     pub(super) session: QueueSession,
     /// Commands that the host may have outstanding.
     pub(super) depth: usize,
@@ -61,6 +64,7 @@ impl Connection {
         key: ConnKey,
         port: usize,
         qp: QpNumber,
+        remote: IpAddr,
         session: QueueSession,
         depth: usize,
         caps: QpCaps,
@@ -69,6 +73,7 @@ impl Connection {
             key,
             port,
             qp,
+            remote,
             session,
             depth,
             in_use: 0,
@@ -210,11 +215,14 @@ impl Connections {
     /// Whether a connection waits for what it has sent: to end, or for room.
     pub(super) fn wait_for_sends(&self) -> bool {
         let waits = |c: &Connection| c.closing.is_some() || !c.outbox.is_empty();
-        let mut live = self
-            .by_key
+        self.live().any(waits)
+    }
+
+    /// All connections, in no order.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Connection> {
+        self.by_key
             .values()
-            .filter_map(|at| self.table.get(*at)?.as_ref());
-        live.any(waits)
+            .filter_map(|at| self.table.get(*at)?.as_ref())
     }
 
     pub(super) fn indices(&self) -> Vec<usize> {

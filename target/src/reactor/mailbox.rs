@@ -15,7 +15,7 @@ use sidelane_transport::cm::ConnId;
 use sidelane_transport::nic::{NicError, QpAttrs, QpNumber};
 use tokio::sync::oneshot;
 
-use super::NicSpec;
+use super::{NicCounts, NicSpec};
 use crate::session::QueueSession;
 
 /// A connection, over all listeners.
@@ -72,6 +72,8 @@ pub enum ToReactor {
     /// An adapter that was gone is back: its new part takes the place of the old
     /// one, by its number in the reactor.
     Replace(usize, Box<NicSpec>),
+    /// Tell what adapters and queue pairs have counted, by adapter.
+    Count(oneshot::Sender<Vec<NicCounts>>),
     /// Quiesce and stop.
     Stop,
 }
@@ -223,6 +225,7 @@ impl fmt::Debug for ToReactor {
             Self::Disconnected(key) => write!(f, "Disconnected({key:?})"),
             Self::Revoked(region) => write!(f, "Revoked({region:?})"),
             Self::Replace(port, _) => write!(f, "Replace({port})"),
+            Self::Count(_) => f.write_str("Count"),
             Self::Stop => f.write_str("Stop"),
         }
     }

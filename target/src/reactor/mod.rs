@@ -9,11 +9,12 @@
 //! to their end), `outbox` (what waits for room in a send queue), `ways` and
 //! `revocation` (which memory payload goes by, and memory that is taken away),
 //! `replacement` (adapters that go and come back),
-//! `admission` (who gets the next buffer), `messages` (memory for commands and responses), `mailbox` (to and from the
-//! control plane).
+//! `admission` (who gets the next buffer), `messages` (memory for commands and responses), `receives` (which of it an
+//! adapter holds), `mailbox` (to and from the control plane), `counting` (what it is told of adapters and queue pairs).
 
 mod admission;
 mod connections;
+mod counting;
 mod execute;
 mod handle;
 mod mailbox;
@@ -21,6 +22,7 @@ mod messages;
 mod openings;
 mod outbox;
 mod path;
+mod receives;
 mod replacement;
 mod request;
 mod revocation;
@@ -45,15 +47,18 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::admission::Admission;
 use self::connections::Connections;
-use self::mailbox::Inbox;
 use self::messages::Messages;
 use self::openings::Openings;
+use self::receives::Receives;
 use self::request::{Request, State};
 use crate::backend::DoneList;
 use crate::stats::ReactorCounters;
 
+pub use counting::{NicCounts, QueuePairCounts, RECEIVE_QUEUE_LOW};
 pub use handle::ReactorHandle;
-pub use mailbox::{ConnKey, FromReactor, Mailbox, NewConnection, NotOpened, ToReactor};
+pub use mailbox::{
+    ConnKey, FromReactor, Inbox, Mailbox, NewConnection, NotOpened, ToReactor, mailbox,
+};
 pub use request::{STATE_COUNT, STATE_NAMES};
 pub use spec::{FlushPolicy, Namespace, NicSpec, ReactorError, ReactorSpec};
 pub use ways::{DataPath, Route, Routes};
@@ -103,6 +108,7 @@ struct Port {
     pool_memory: Vec<Option<MemoryRegion>>,
     /// Slots that it has.
     slots: usize,
+    receives: Receives,
     /// The adapter was removed, or broke.
     gone: bool,
     /// What takes its place as soon as nothing of it is in use.
@@ -132,6 +138,7 @@ impl Port {
             pool_memory,
             first_slot,
             slots,
+            receives: Receives::new(slots),
             gone: false,
             successor: None,
         })
@@ -310,6 +317,7 @@ impl Reactor {
         }
         self.tick(now);
         self.post_sends();
+        self.watch_receives();
         self.publish();
         progress
     }
@@ -327,6 +335,10 @@ impl Reactor {
                 ToReactor::Disconnected(key) => self.disconnected(key, now),
                 ToReactor::Revoked(region) => self.taken_away(region, now),
                 ToReactor::Replace(port, spec) => self.replace(port, *spec),
+                ToReactor::Count(reply) => {
+                    // Whoever asked may have given up.
+                    let _ = reply.send(self.count());
+                }
                 ToReactor::Stop => {
                     self.stopping = Some(now);
                     self.close_all(now);
@@ -342,7 +354,10 @@ impl Reactor {
         let mut any = !completions.is_empty();
         for completion in completions {
             match completion.op {
-                WcOp::Recv | WcOp::RecvWrite => self.received(port, &completion, now),
+                WcOp::Recv | WcOp::RecvWrite => {
+                    self.ports[port].receives.taken();
+                    self.received(port, &completion, now);
+                }
                 WcOp::Flush => self.flushed(port, &completion, now),
                 WcOp::Send | WcOp::Read | WcOp::Write => self.sent(port, &completion, now),
             }
@@ -355,7 +370,7 @@ impl Reactor {
                 NicEvent::Failed(qp) => self.queue_pair_failed(port, qp, now),
                 NicEvent::Destroyed(qp) => self.destroyed(port, qp, now),
                 NicEvent::Revoked(region) => self.lost_way(port, region, now),
-                NicEvent::SrqLimit => {}
+                NicEvent::SrqLimit => self.ports[port].receives.ran_low(),
                 NicEvent::Gone => self.adapter_gone(port, now),
             }
         }
@@ -400,6 +415,20 @@ impl Reactor {
             .sum()
     }
 
+    /// Asks adapters to tell when receive buffers run low, once they are there.
+    fn watch_receives(&mut self) {
+        for port in &mut self.ports {
+            let Some(limit) = port.receives.arm() else {
+                continue;
+            };
+            if let Err(error) = port.nic.arm_srq_limit(limit) {
+                // It is for a count only, and is not asked again.
+                let nic = &port.nic.caps().name;
+                tracing::debug!(nic, %error, "receive buffers that run low are not counted");
+            }
+        }
+    }
+
     /// Makes counts visible that are kept elsewhere.
     fn publish(&mut self) {
         self.counters.connections.set(self.connections.len() as u64);
@@ -438,7 +467,9 @@ impl Reactor {
         self.counters.states[State::Posted as usize].add(1);
         port.nic
             .post_recv(&[wr])
-            .map_err(|error| (port.nic.caps().name.clone(), error))
+            .map_err(|error| (port.nic.caps().name.clone(), error))?;
+        port.receives.posted();
+        Ok(())
     }
 }
 

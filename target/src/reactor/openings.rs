@@ -141,12 +141,13 @@ impl Reactor {
         };
         let NewConnection {
             key,
+            attrs,
             depth,
             session,
             reply,
             ..
         } = new;
-        let connection = Connection::new(key, port, qp, session, depth, caps);
+        let connection = Connection::new(key, port, qp, attrs.remote, session, depth, caps);
         let Some(index) = self.connections.insert(connection, now) else {
             // Its place was counted when the queue pair was asked for.
             tracing::error!(port, "no room for a connection that had been promised some");

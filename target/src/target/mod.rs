@@ -31,10 +31,10 @@ use self::memory::{Chosen, Memory};
 use self::offer::HealthOf;
 use self::ssds::{QUEUE_DEPTH, Ssds};
 use crate::backend::{Backend, NullBackend, NvmeBackend};
-use crate::control::{ApiSocket, ConnectionService, ManagerSpec, Returning, heed};
+use crate::control::{ApiSocket, ConnectionService, Inquiry, ManagerSpec, Returning, heed};
 use crate::devices::Devices;
 use crate::reactor::{FlushPolicy, FromReactor, Namespace, ReactorHandle, ReactorSpec, ToReactor};
-use crate::report::{ListenerFacts, NamespaceFacts, Reporter};
+use crate::report::{ListenerFacts, NamespaceFacts, Reporter, SharedAdapter};
 use crate::stats::{ReactorCounters, StatsReport};
 use crate::subsystem::Target as Offered;
 
@@ -155,6 +155,8 @@ impl Target {
         let (has_ended, ended) = watch::channel(false);
         let plane = ControlPlane {
             socket: config.target.control.clone(),
+            adapters: adapters.in_use().map(|it| it.shared.clone()).collect(),
+            cores,
             returning: adapters.returning(),
             managers: adapters.into_managers(config),
             mailboxes: reactors
@@ -280,6 +282,10 @@ impl Target {
 /// What the control thread is given.
 struct ControlPlane {
     socket: PathBuf,
+    /// In their order in reactors.
+    adapters: Vec<SharedAdapter>,
+    /// Of the reactors.
+    cores: Vec<usize>,
     managers: Vec<ManagerSpec>,
     returning: Vec<Option<Returning>>,
     mailboxes: Vec<crate::reactor::Mailbox>,
@@ -300,6 +306,8 @@ impl ControlPlane {
             .build()?;
         runtime.block_on(async move {
             let socket = ApiSocket::bind(&self.socket).await?;
+            let asked: Vec<_> = self.cores.into_iter().zip(self.mailboxes.clone()).collect();
+            let offered = Arc::clone(&self.offered);
             let mut connections = ConnectionService::new(
                 self.managers,
                 self.returning,
@@ -307,6 +315,7 @@ impl ControlPlane {
                 self.offered,
                 self.max_queue_entries,
             )?;
+            let inquiry = Inquiry::new(asked, self.adapters, connections.ask(), offered);
             for device in self.watches {
                 heed(device).context("watching a device")?;
             }
@@ -326,7 +335,7 @@ impl ControlPlane {
                 outcome = connections.serve(&mut self.from_reactors) => {
                     outcome.context("connection management failed")
                 }
-                outcome = socket.serve(self.reporter) => outcome.context("the control API failed"),
+                outcome = socket.serve(self.reporter, inquiry) => outcome.context("the control API failed"),
                 () = refresh => Ok(()),
                 _ = &mut self.stopped => Ok(()),
             }
