@@ -32,8 +32,8 @@ impl State {
         matches!(self, Self::ReqReceived | Self::RepSent)
     }
 
-    /// The peer's RTU, if it is due at all, has come.
-    pub(super) fn awaits_no_rtu(self) -> bool {
+    /// A peer may have said that it is ready.
+    pub(super) fn was_confirmed(self) -> bool {
         matches!(self, Self::Established | Self::DreqSent | Self::TimeWait)
     }
 }

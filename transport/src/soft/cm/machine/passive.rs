@@ -296,7 +296,7 @@ impl CmCore {
                 self.enter(id, State::Established);
                 self.event(CmEvent::Established { id });
             }
-            Some((_, connection)) if connection.state.awaits_no_rtu() => {
+            Some((_, connection)) if !connection.active && connection.state.was_confirmed() => {
                 self.counters.duplicates.rtu += 1;
             }
             Some(_) => self.counters.drops.unexpected += 1,

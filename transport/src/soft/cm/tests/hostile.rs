@@ -17,7 +17,7 @@ pub(super) fn good_req(family: Family, comm: u32, qpn: u32) -> Req {
     req_from(family.address(CLIENT), family.address(SERVER), comm, qpn)
 }
 
-fn req_from(from: IpAddr, to: IpAddr, comm: u32, qpn: u32) -> Req {
+pub(super) fn req_from(from: IpAddr, to: IpAddr, comm: u32, qpn: u32) -> Req {
     let mut private_data = [0; 92];
     let header = form::write_ip_header((from, 999).into(), to);
     private_data[..header.len()].copy_from_slice(&header);

@@ -7,4 +7,5 @@ mod hostile;
 mod loss;
 mod pair;
 mod passive;
+mod table;
 mod wire;

@@ -1,6 +1,7 @@
 //! Two managers, a network between them, and virtual time. What they say to each
 //! other travels in whole packets, of either address family.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -125,6 +126,8 @@ pub(super) struct Pair {
     pub events: [Vec<CmEvent>; 2],
     /// Messages that went out, in order, lost or not.
     pub log: Vec<(usize, Attribute)>,
+    /// The last of each kind.
+    pub last: HashMap<(usize, Attribute), Mad>,
     in_flight: Vec<Flight>,
     random: Random,
     /// Packets that arrived and did not pass the check of their CRC.
@@ -146,6 +149,7 @@ impl Pair {
             weather: Weather::default(),
             events: [Vec::new(), Vec::new()],
             log: Vec::new(),
+            last: HashMap::new(),
             in_flight: Vec::new(),
             random: Random::new(seed),
             spoilt: 0,
@@ -196,10 +200,10 @@ impl Pair {
                 } else {
                     SERVER
                 };
-                self.log.push((side, outgoing.mad.header.attribute()));
-                let blocked = self
-                    .blocked
-                    .contains(&(side, outgoing.mad.header.attribute()));
+                let attribute = outgoing.mad.header.attribute();
+                self.log.push((side, attribute));
+                self.last.insert((side, attribute), outgoing.mad);
+                let blocked = self.blocked.contains(&(side, attribute));
                 let copies = if blocked || self.is_cut() || self.happens(self.weather.loss_percent)
                 {
                     0
