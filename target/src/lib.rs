@@ -12,6 +12,7 @@
 //! | [`devices`] | where PCI devices come from |
 //! | [`initiator`], [`demo`] | a small host, and the demo made of both sides |
 //! | [`selftest`] | whether data that is said to have arrived has arrived |
+//! | [`ping`] | whether the network is fit |
 //! | [`cli`] | the command line |
 
 pub mod backend;
@@ -20,6 +21,7 @@ pub mod control;
 pub mod demo;
 pub mod devices;
 pub mod initiator;
+pub mod ping;
 pub mod reactor;
 pub mod report;
 pub mod resolve;

@@ -3,6 +3,7 @@
 //! Definitions only: what is said here is carried out elsewhere. Values that could not be carried out are
 //! refused here, where the message can still name the option.
 
+mod ping;
 mod selftest;
 
 use std::path::PathBuf;
@@ -10,9 +11,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use sidelane_config::{ByteSize, Target};
 
+use self::ping::PING_HELP;
 use self::selftest::SELFTEST_HELP;
 use crate::demo::DemoOptions;
 
+pub use self::ping::PingArgs;
 pub use self::selftest::SelftestArgs;
 
 /// The whole command line.
@@ -46,6 +49,7 @@ const AFTER_HELP: &str = "\
 First steps:
   sidelane demo                               see it work here and now; needs no hardware, no root
   sidelane check --config sidelane.toml       is this configuration right?
+  sidelane ping 192.168.77.1                  is the network fit?
   sidelane selftest --config sidelane.toml    does this machine move data in order?
   sidelane serve --config sidelane.toml       offer its subsystems to hosts
   sidelane stats                              which way did the payload go?
@@ -70,6 +74,9 @@ pub enum Command {
     /// Show what a running target has done, by path
     #[command(after_long_help = STATS_HELP)]
     Stats(StatsArgs),
+    /// Ping a peer by RDMA, or answer, to tell a network problem from a target problem
+    #[command(after_long_help = PING_HELP)]
+    Ping(PingArgs),
     /// Write and read back through modelled SSDs, on this machine alone
     #[command(after_long_help = DEMO_HELP)]
     Demo(DemoArgs),
@@ -262,6 +269,7 @@ mod tests {
     #[case("sidelane check --help", &["Exit status", "Examples", "--json", "[[subsystem.namespace]]"])]
     #[case("sidelane stats --help", &["Exit status", "Examples", "/run/sidelane/control.sock", "peer"])]
     #[case("sidelane selftest --help", &["Exit status", "Examples", "Compare", "128 KiB", "--rounds", "p2p = \"off\""])]
+    #[case("sidelane ping --help", &["Exit status", "Examples", "rping -s -P", "4791", "7174"])]
     #[case("sidelane demo --help", &["Exit status", "Examples", "256 MiB", "128 KiB", "--depth"])]
     fn help_tells_what_is_printed_and_how_it_ends(#[case] line: &str, #[case] expected: &[&str]) {
         let error = parse(line).unwrap_err();
@@ -284,8 +292,15 @@ mod tests {
 
     #[test]
     fn every_example_in_the_help_is_understood() {
-        let helps =
-            [AFTER_HELP, SERVE_HELP, SELFTEST_HELP, STATS_HELP, DEMO_HELP].map(str::to_owned);
+        let helps = [
+            AFTER_HELP,
+            SERVE_HELP,
+            SELFTEST_HELP,
+            STATS_HELP,
+            PING_HELP,
+            DEMO_HELP,
+        ]
+        .map(str::to_owned);
         let mut examples = 0;
         for line in helps
             .iter()

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod ping;
 mod selftest;
 mod serve;
 mod stats;
@@ -26,6 +27,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Selftest(args) => selftest::run(args),
         Command::Stats(args) => stats::run(&args),
+        Command::Ping(args) => ping::run(args),
         Command::Demo(args) => crate::demo::main(&args.into()),
     };
     match outcome {
