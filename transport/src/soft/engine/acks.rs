@@ -29,7 +29,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    const fn first(status: WcStatus) -> Self {
+    pub(super) const fn first(status: WcStatus) -> Self {
         Self { index: 0, status }
     }
 }

@@ -1,5 +1,9 @@
 //! Two engines, joined by a network that does what a test tells it, in a time
 //! that only the test moves.
+//!
+//! Packets carry the invariant CRC, added and checked as the adapter does it.
+
+mod weather;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,10 +17,15 @@ use crate::nic::{
     Access, AddressVector, Completion, Completions, MemoryRegion, QpAttrs, QpCaps, QpNumber,
     RecvWr, RemoteMemory, SendOp, SendWr, Sge,
 };
-use crate::soft::wire::Headers;
+use crate::soft::icrc;
+use crate::soft::wire::{Headers, ROCE_V2_PORT};
+
+pub use weather::{Sky, Weather};
 
 /// Bytes of each side's memory; the upper half is for receive buffers.
 pub const MEMORY: usize = 8 << 20;
+/// Bytes before and behind it that belong to no registration.
+pub const GUARD: usize = 4096;
 /// Where receive buffers begin.
 pub const RECV_BASE: usize = MEMORY / 2;
 
@@ -67,6 +76,8 @@ impl Random {
 /// One engine with its memory and its queue pair.
 pub struct Side {
     pub engine: Engine,
+    /// The memory with its guards.
+    pub all: MemView,
     pub region: Region,
     pub memory: MemoryRegion,
     pub qp: QpNumber,
@@ -74,23 +85,34 @@ pub struct Side {
 }
 
 impl Side {
-    fn new(who: Who, config: Config, access: Access) -> Self {
+    fn new(who: Who, config: Config, memory: usize) -> Self {
         let mut engine = Engine::new(config);
         let base = if who == Who::A {
             0x10_0000
         } else {
             0x7000_0000_0000
         };
-        let view = MemView::anonymous(MEMORY);
+        let all = MemView::anonymous(memory + 2 * GUARD);
+        let view = all.slice(GUARD..GUARD + memory).unwrap();
         let region = Region::new("pair", Placement::Host, base, view, Box::new(()));
-        let memory = engine.register(&region, access).unwrap();
+        let memory = engine.register(&region, all_access()).unwrap();
         let qp = engine.create_qp(QpCaps { max_send_wr: 64 }).unwrap();
         Self {
             engine,
+            all,
             region,
             memory,
             qp,
             done: Vec::new(),
+        }
+    }
+
+    /// Nobody has written outside the registration.
+    pub fn assert_guards(&self) {
+        let mut guard = [0; GUARD];
+        for at in [0, self.all.len() - GUARD] {
+            self.all.read(at, &mut guard).unwrap();
+            assert!(guard == [0; GUARD], "written outside");
         }
     }
 
@@ -177,6 +199,10 @@ pub struct Pair {
     pub now: Instant,
     pub start: Instant,
     pub network: Network,
+    /// What further befalls packets, by chance.
+    pub sky: Sky,
+    /// Whether the CRC is looked at.
+    pub checked: bool,
     flights: BinaryHeap<Reverse<Flight>>,
     order: u64,
 }
@@ -218,15 +244,24 @@ impl Pair {
     }
 
     pub fn with(mtu: u32, config: Config, change: impl Fn(&mut QpAttrs)) -> Self {
+        Self::with_memory(mtu, config, MEMORY, change)
+    }
+
+    pub fn with_memory(
+        mtu: u32,
+        config: Config,
+        memory: usize,
+        change: impl Fn(&mut QpAttrs),
+    ) -> Self {
         let mut a = Side::new(
             Who::A,
             Config {
                 seed: 3,
                 ..config.clone()
             },
-            all_access(),
+            memory,
         );
-        let mut b = Side::new(Who::B, Config { seed: 9, ..config }, all_access());
+        let mut b = Side::new(Who::B, Config { seed: 9, ..config }, memory);
         let mut attrs_a = attrs(Who::A, b.qp, mtu);
         let mut attrs_b = attrs(Who::B, a.qp, mtu);
         change(&mut attrs_a);
@@ -241,6 +276,8 @@ impl Pair {
             now,
             start: now,
             network,
+            sky: Sky::clear(),
+            checked: true,
             flights: BinaryHeap::new(),
             order: 0,
         }
@@ -255,10 +292,15 @@ impl Pair {
     }
 
     /// Puts a packet on the wire, as if the other side had sent it.
-    pub fn inject(&mut self, to: Who, bytes: Vec<u8>) {
+    pub fn inject(&mut self, to: Who, mut bytes: Vec<u8>) {
+        seal(to.other(), &mut bytes);
+        self.fly(to, Duration::ZERO, bytes);
+    }
+
+    fn fly(&mut self, to: Who, delay: Duration, bytes: Vec<u8>) {
         self.order += 1;
         self.flights.push(Reverse(Flight {
-            at: self.now,
+            at: self.now + delay,
             order: self.order,
             to,
             bytes,
@@ -274,22 +316,35 @@ impl Pair {
         let side = self.side(from);
         side.engine.transmit(now, &mut sink);
         let sent = !sink.packets.is_empty();
-        for (to, bytes) in sink.packets {
+        for (to, mut bytes) in sink.packets {
             assert_eq!(to, from.other().addr());
             let (headers, _) = Headers::read(&bytes).unwrap();
+            seal(from, &mut bytes);
             for delay in (self.network)(from, &headers) {
-                self.order += 1;
-                let at = self.now + delay;
-                let (order, to, bytes) = (self.order, from.other(), bytes.clone());
-                self.flights.push(Reverse(Flight {
-                    at,
-                    order,
-                    to,
-                    bytes,
-                }));
+                for (more, bytes) in self.sky.pass(now - self.start, &bytes) {
+                    self.fly(from.other(), delay + more, bytes);
+                }
             }
         }
         sent
+    }
+
+    fn arrive(&mut self, to: Who, bytes: &[u8]) {
+        let (now, checked) = (self.now, self.checked);
+        let (from, own) = (to.other().addr(), to.addr());
+        let engine = &mut self.side(to).engine;
+        let packet = if checked {
+            icrc::verify(from, own, ROCE_V2_PORT, ROCE_V2_PORT, bytes).ok()
+        } else {
+            bytes.len().checked_sub(4).map(|end| &bytes[..end])
+        };
+        match packet {
+            Some(packet) => engine.handle_packet(now, from, own, packet),
+            None => {
+                engine.stats_mut().packets_in += 1;
+                engine.stats_mut().drops.bad_icrc += 1;
+            }
+        }
     }
 
     /// Lets one thing happen; `false` when nothing ever will.
@@ -307,11 +362,7 @@ impl Pair {
         self.now = self.now.max(next);
         if arrival.is_some_and(|at| at <= self.now) {
             if let Some(Reverse(flight)) = self.flights.pop() {
-                let (now, from) = (self.now, flight.to.other().addr());
-                let to = flight.to.addr();
-                self.side(flight.to)
-                    .engine
-                    .handle_packet(now, from, to, &flight.bytes);
+                self.arrive(flight.to, &flight.bytes);
             }
         } else {
             self.a.engine.expire(self.now);
@@ -356,6 +407,13 @@ impl Pair {
             }
         });
     }
+}
+
+/// Adds the CRC.
+fn seal(from: Who, bytes: &mut Vec<u8>) {
+    let to = from.other().addr();
+    let crc = icrc::compute(from.addr(), to, ROCE_V2_PORT, ROCE_V2_PORT, bytes);
+    bytes.extend(crc.to_le_bytes());
 }
 
 struct Outbox {

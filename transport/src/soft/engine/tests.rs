@@ -5,3 +5,5 @@ mod hostile;
 mod lossy;
 mod operations;
 mod recovery;
+mod storms;
+mod story;

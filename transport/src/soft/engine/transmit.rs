@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::acks::Failure;
 use super::qp::{Path, Step};
-use super::requester::{Requester, Span};
+use super::requester::{Requester, Span, Wqe};
 use super::{PacketSink, Shared};
 use crate::nic::{SendOp, WcStatus};
 use crate::soft::memory::Right;
@@ -127,8 +127,12 @@ impl Requester {
         bth.pad = pad_for(len) as u8;
         bth.solicited = last && wqe.wr.solicited && takes_buffer(&wqe.wr.op);
         // Whoever waits for a completion needs an answer; so do we when there
-        // is nothing more that could bring one.
-        bth.ack_request = last && (wqe.wr.signaled || self.current + 1 == self.queue.len())
+        // is nothing more that could bring one, or nothing that is sure to go
+        // soon, and when one did not come the first time.
+        let next = self.queue.get(self.current + 1);
+        let alone = next.is_none_or(Wqe::is_read);
+        let again = self.cursor.is_before(self.sent_end);
+        bth.ack_request = last && (wqe.wr.signaled || alone || again)
             || self.since_ack_request + 1 >= ACK_EVERY
             || self.data_in_flight + 1 >= self.window.size();
         let mut headers = Headers::new(bth);
@@ -148,11 +152,13 @@ impl Requester {
         }
         let pieces = shared
             .keys
-            .range(&wqe.wr.sges, offset as usize, len, Right::LocalRead)
-            .map_err(|_| Failure {
-                index: self.current,
-                status: WcStatus::LocalProtection,
-            })?;
+            .range(&wqe.wr.sges, offset as usize, len, Right::LocalRead);
+        let pieces = match pieces {
+            Ok(pieces) => pieces,
+            // What was sent before it ends first, as it may.
+            Err(_) if self.current > 0 => return Ok(Step::Idle),
+            Err(_) => return Err(Failure::first(WcStatus::LocalProtection)),
+        };
         let fits = sink.send(path, headers.size() + len + pad_for(len), |out| {
             if let Some(out) = headers.write(out) {
                 let (payload, pad) = out.split_at_mut(len.min(out.len()));

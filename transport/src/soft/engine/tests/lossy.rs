@@ -2,21 +2,11 @@
 //! order, or the queue pair ends in error and all of its work requests come
 //! back, each exactly once.
 
-use std::time::Duration;
-
 use proptest::prelude::*;
 
 use super::super::Config;
-use super::super::pair::{Pair, RECV_BASE, Random, Side, Who};
+use super::super::pair::{Pair, RECV_BASE, Side, Sky, Weather, Who};
 use crate::nic::{SendOp, WcOp, WcStatus};
-
-/// How bad the network is, in thousandths, and how far packets overtake.
-#[derive(Debug, Clone)]
-struct Weather {
-    loss: u64,
-    duplicates: u64,
-    jitter_us: u64,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -60,6 +50,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                     loss,
                     duplicates,
                     jitter_us,
+                    ..Weather::default()
                 },
                 work,
                 buffers,
@@ -130,17 +121,7 @@ fn run(plan: &Plan) -> (Pair, Messages, Messages) {
     let mut pair = Pair::with(plan.mtu, config, |attrs| {
         attrs.retry_count = plan.retry_count
     });
-    let mut random = Random::new(plan.seed);
-    let weather = plan.weather.clone();
-    pair.network = Box::new(move |_, _| {
-        let mut copies = Vec::new();
-        for _ in 0..=u32::from(random.permille(weather.duplicates)) {
-            if !random.permille(weather.loss) {
-                copies.push(Duration::from_micros(10 + random.below(weather.jitter_us)));
-            }
-        }
-        copies
-    });
+    pair.sky = Sky::new(plan.weather.clone(), plan.seed);
     pair.a.post_recv(plan.buffers, MOST);
     pair.b.post_recv(plan.buffers, MOST);
     let contents = [
@@ -239,6 +220,7 @@ fn answers_that_were_under_way_at_a_loss_are_not_losses_of_their_own() {
             loss: 14,
             duplicates: 0,
             jitter_us: 0,
+            ..Weather::default()
         },
         work: [
             vec![
