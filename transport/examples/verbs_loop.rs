@@ -39,8 +39,8 @@ mod with_verbs {
     };
     use sidelane_transport::verbs::ffi::{
         CoreDevice, CoreMr, CoreQp, CoreSrq, Cq, Cqs, Device, GidType, LinkLayer, Mr, MrAccess, Qp,
-        QpChange, QpShape, RdmaCore, RecvList, Rtr, Rts, SendData, SendList, SendOpcode, Srq,
-        Verbs, Wc, WcBuffer,
+        QpChange, QpShape, RdmaCore, RecvList, Rtr, Rts, SendData, SendFlags, SendList, SendOpcode,
+        Srq, Verbs, Wc, WcBuffer,
     };
     use sidelane_transport::verbs::{AdapterSettings, VerbsAdapter, VerbsNic};
 
@@ -433,7 +433,12 @@ mod with_verbs {
         fn send(&mut self, len: usize) -> Outcome<()> {
             let mut list = SendList::new();
             let pieces = [self.sge(len)];
-            assert!(list.push(2, SendOpcode::Send, false, SendData::Pieces(&pieces)));
+            assert!(list.push(
+                2,
+                SendOpcode::Send,
+                SendFlags::default(),
+                SendData::Pieces(&pieces)
+            ));
             self.qp.post(&mut list).map_err(|why| format!("{why:?}"))?;
             Ok(())
         }

@@ -326,7 +326,8 @@ impl<V: Verbs> Adapter for VerbsAdapter<V> {
     }
 
     fn counts(&self) -> Vec<Count> {
-        Vec::new()
+        let counters = self.shared.device.counters().into_iter();
+        counters.map(|(name, value)| (name.into(), value)).collect()
     }
 }
 

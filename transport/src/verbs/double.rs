@@ -17,7 +17,7 @@ use sidelane_p2p::{DmaBuf, MemView, PciAddress};
 
 use super::ffi::{
     AsyncEvent, Cqs, Device, GidEntry, GidType, Limits, LinkLayer, MrAccess, Port, QpChange,
-    QpShape, RecvList, SendOpcode, Unopened, Verbs, Wc, status,
+    QpShape, RecvList, SendFlags, SendOpcode, Unopened, Verbs, Wc, status,
 };
 use crate::nic::Sge;
 
@@ -43,6 +43,7 @@ pub(super) enum Step {
     PostRecv,
     Poll,
     Arm,
+    SrqLimit,
 }
 
 /// A work request as it was posted.
@@ -50,7 +51,7 @@ pub(super) enum Step {
 pub(super) struct Wr {
     pub wr_id: u64,
     pub opcode: SendOpcode,
-    pub signaled: bool,
+    pub flags: SendFlags,
     pub pieces: Vec<Sge>,
     pub inline: Option<Vec<u8>>,
 }
@@ -76,6 +77,8 @@ pub(super) enum Call {
     CreateCq(u32),
     DestroyCq,
     CreateSrq(u32),
+    /// The queue, and the limit.
+    SrqLimit(u64, u32),
     DestroySrq,
     CreateQp(u32, QpShape),
     Modify(u32, QpChange),
@@ -101,10 +104,29 @@ struct Pair {
     outstanding: VecDeque<Wr>,
 }
 
+/// What a completion queue tells of next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Armed {
+    No,
+    Solicited,
+    All,
+}
+
+/// A message that arrives.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Message {
+    pub len: u32,
+    pub invalidated: Option<u32>,
+    pub imm: Option<u32>,
+    /// An RDMA WRITE, not a SEND.
+    pub wrote: bool,
+    pub solicited: bool,
+}
+
 /// A completion queue.
 struct Queue {
     wcs: VecDeque<Wc>,
-    armed: bool,
+    armed: Armed,
     channel: Arc<OwnedFd>,
     /// Comes after the events were drained and before the queue is armed.
     before_arm: Option<Wc>,
@@ -123,6 +145,8 @@ pub(super) struct State {
     pub says_last_wqe: bool,
     /// Bytes taken inline.
     pub max_inline: u32,
+    /// What driver and hardware have counted.
+    pub counters: Vec<(String, u64)>,
     /// Objects that exist.
     pub live: usize,
     failures: HashMap<Step, VecDeque<i32>>,
@@ -197,6 +221,7 @@ impl Double {
             flushes: true,
             says_last_wqe: true,
             max_inline: 64,
+            counters: Vec::new(),
             live: 0,
             failures: HashMap::new(),
             stalled: None,
@@ -280,10 +305,28 @@ impl Double {
 
     /// A message arrives by a queue pair.
     pub fn receive(&self, qp: u32, len: u32, invalidated: Option<u32>) {
+        self.arrive(
+            qp,
+            Message {
+                len,
+                invalidated,
+                ..Message::default()
+            },
+        );
+    }
+
+    /// The same, of any kind.
+    pub fn arrive(&self, qp: u32, message: Message) {
         let mut state = self.state();
         let wr_id = state.received.pop_front().unwrap();
         let cq = state.pairs[&qp].recv_cq;
-        state.queues[cq].push(wc(qp, wr_id, status::SUCCESS, len, invalidated));
+        let wc = Wc {
+            invalidated: message.invalidated,
+            imm: message.imm,
+            wrote: message.wrote,
+            ..wc(qp, wr_id, status::SUCCESS, message.len)
+        };
+        state.queues[cq].push(wc, message.solicited);
     }
 
     /// A message arrives after events were drained and before the queue of that
@@ -292,13 +335,13 @@ impl Double {
         let mut state = self.state();
         let wr_id = state.received.pop_front().unwrap();
         let cq = state.pairs[&qp].recv_cq;
-        state.queues[cq].before_arm = Some(wc(qp, wr_id, status::SUCCESS, len, None));
+        state.queues[cq].before_arm = Some(wc(qp, wr_id, status::SUCCESS, len));
     }
 
     /// A completion that stands for nothing.
     pub fn stray(&self, qp: u32, wr_id: u64) {
         let mut state = self.state();
-        state.queues[0].push(wc(qp, wr_id, status::SUCCESS, 0, None));
+        state.queues[0].push(wc(qp, wr_id, status::SUCCESS, 0), false);
     }
 
     /// Lists posted to a queue pair, in order.
@@ -312,21 +355,29 @@ impl Double {
     }
 }
 
-fn wc(qp: u32, wr_id: u64, status: u32, len: u32, invalidated: Option<u32>) -> Wc {
+fn wc(qp: u32, wr_id: u64, status: u32, len: u32) -> Wc {
     Wc {
         wr_id,
         status,
         vendor_error: 0,
         qp,
         len,
-        invalidated,
+        invalidated: None,
+        imm: None,
+        wrote: false,
     }
 }
 
 impl Queue {
-    fn push(&mut self, wc: Wc) {
+    fn push(&mut self, wc: Wc, solicited: bool) {
         self.wcs.push_back(wc);
-        if std::mem::take(&mut self.armed) {
+        let told = match self.armed {
+            Armed::No => false,
+            Armed::Solicited => solicited || wc.status != status::SUCCESS,
+            Armed::All => true,
+        };
+        if told {
+            self.armed = Armed::No;
             ring(&*self.channel);
         }
     }
@@ -335,14 +386,14 @@ impl Queue {
 impl State {
     fn give(&mut self, qp: u32, wr_id: u64, status: u32) {
         let cq = self.pairs[&qp].send_cq;
-        self.queues[cq].push(wc(qp, wr_id, status, 0, None));
+        self.queues[cq].push(wc(qp, wr_id, status, 0), false);
     }
 
     fn complete(&mut self, qp: u32, status: u32) {
         let Some(wr) = self.pairs.get_mut(&qp).unwrap().outstanding.pop_front() else {
             return;
         };
-        if wr.signaled || status != status::SUCCESS {
+        if wr.flags.signaled || status != status::SUCCESS {
             self.give(qp, wr.wr_id, status);
         }
         if status != status::SUCCESS {
@@ -427,6 +478,10 @@ impl Device for DoubleDevice {
 
     fn pci(&self) -> Option<PciAddress> {
         "0000:17:00.0".parse().ok()
+    }
+
+    fn counters(&self) -> Vec<(String, u64)> {
+        self.0.state().counters.clone()
     }
 
     fn register_host(&self, view: &MemView, access: MrAccess) -> io::Result<DoubleMr> {

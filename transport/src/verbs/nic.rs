@@ -4,12 +4,13 @@
 //! Nothing here blocks, locks or allocates for a command: lists and tables are
 //! made once, and what may take its time is a [`Job`] for the device's worker.
 //! `posting` is what goes out, `completing` what comes back, `pairs` the lives of
-//! queue pairs.
+//! queue pairs, `traffic` what they have carried.
 #![forbid(unsafe_code)]
 
 mod completing;
 mod pairs;
 mod posting;
+mod traffic;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +22,7 @@ use rustix::event::epoll;
 use sidelane_p2p::{Region, RegionId};
 
 use self::pairs::Pair;
+use self::traffic::Traffic;
 use super::adapter::VerbsAdapter;
 use super::explain::{MemoryLock, Refusal, refused};
 use super::ffi::{Cq, Cqs, Device, RdmaCore, RecvList, SendList, Verbs, WcBuffer};
@@ -75,6 +77,20 @@ impl<D: Device> Clone for OwnCqs<D> {
     }
 }
 
+/// What a completion queue was asked for, and has not told of yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Armed {
+    /// Nothing.
+    No,
+    /// Solicited events and failures.
+    Solicited,
+    /// Everything.
+    All,
+    /// The same, when it had been asked for solicited events before: it may have
+    /// told of one in between, and so tells twice.
+    Twice,
+}
+
 /// A registration that this part uses.
 struct Held<D: Device> {
     memory: MemoryRegion,
@@ -95,8 +111,8 @@ pub struct VerbsNic<V: Verbs = RdmaCore> {
     draining: Vec<u32>,
     flusher: Flusher<DeviceOf<V>>,
     cqs: OwnCqs<DeviceOf<V>>,
-    /// Whether an event of each is to come: for sends, for receives.
-    armed: [bool; 2],
+    /// The event that is to come of each: for sends, for receives.
+    armed: [Armed; 2],
     /// RDMA READs that will make a completion.
     reads: usize,
     srq: Arc<<DeviceOf<V> as Device>::Srq>,
@@ -115,6 +131,8 @@ pub struct VerbsNic<V: Verbs = RdmaCore> {
     retry_at: Option<Instant>,
     gone: bool,
     counters: VerbsCounters,
+    /// Of queue pairs that are gone.
+    ended: Traffic,
     reports: Receiver<Report<DeviceOf<V>>>,
     ready: OwnedFd,
     jobs: Option<SyncSender<Job<DeviceOf<V>>>>,
@@ -156,6 +174,7 @@ impl<V: Verbs> VerbsNic<V> {
             let bytes = u64::from(caps.max_srq_wr) * 32;
             refused("ibv_create_srq", &error, bytes, Some(&limit), &lock)
         })?;
+        shared.parts[part].takes_limits_of(super::ffi::Srq::id(&srq));
         let flush_qp = flusher::make_qp(&shared.device, limits, cqs.both(), &srq)?;
         shared
             .routes
@@ -185,7 +204,7 @@ impl<V: Verbs> VerbsNic<V> {
             flusher: Flusher::new(flush_qp),
             cq_free: shared.cq_entries.saturating_sub(fixed),
             cqs,
-            armed: [false; 2],
+            armed: [Armed::No; 2],
             reads: 0,
             srq: Arc::new(srq),
             srq_posted: 0,
@@ -199,6 +218,7 @@ impl<V: Verbs> VerbsNic<V> {
             retry_at: None,
             gone: false,
             counters: VerbsCounters::default(),
+            ended: Traffic::default(),
             reports,
             ready,
             jobs: adapter.jobs(),
@@ -217,15 +237,10 @@ impl<V: Verbs> VerbsNic<V> {
     }
 
     /// Arms the queues that are not armed yet, and looks at both.
-    fn arm_queues(&mut self, sends: bool) -> std::io::Result<()> {
+    fn arm_queues(&mut self, sends: Armed, receives: Armed) -> std::io::Result<()> {
         let [sends_armed, receives_armed] = &mut self.armed;
-        if sends {
-            arm(&*self.cqs.sends, sends_armed)?;
-        } else if *sends_armed {
-            // An event that nobody takes would wake for ever.
-            *sends_armed = !self.cqs.sends.take_event()?;
-        }
-        arm(&*self.cqs.receives, receives_armed)?;
+        arm(&*self.cqs.sends, sends_armed, sends)?;
+        arm(&*self.cqs.receives, receives_armed, receives)?;
         self.cqs.receives.poll(&mut self.wcs)?;
         if self.wcs.is_empty() {
             self.cqs.sends.poll(&mut self.wcs)?;
@@ -272,14 +287,22 @@ const _: () = {
     assert_send::<VerbsNic<RdmaCore>>();
 };
 
-/// Arms a queue, unless it still is since the last time.
-fn arm<C: Cq>(cq: &C, armed: &mut bool) -> std::io::Result<()> {
-    if *armed && !cq.take_event()? {
-        return Ok(());
+/// Arms a queue, unless it still is for as much since the last time. An event that
+/// nobody takes would wake for ever, so it is taken in any case.
+fn arm<C: Cq>(cq: &C, armed: &mut Armed, wanted: Armed) -> std::io::Result<()> {
+    if *armed != Armed::No && cq.take_event()? {
+        *armed = match *armed {
+            Armed::Twice => Armed::Solicited,
+            _ => Armed::No,
+        };
     }
-    *armed = false;
-    cq.arm()?;
-    *armed = true;
+    if *armed < wanted {
+        cq.arm(wanted == Armed::Solicited)?;
+        *armed = match *armed {
+            Armed::Solicited => Armed::Twice,
+            _ => wanted,
+        };
+    }
     Ok(())
 }
 
@@ -361,8 +384,19 @@ impl<V: Verbs> Nic for VerbsNic<V> {
         self.post_recvs(wrs)
     }
 
-    fn arm_srq_limit(&mut self, _limit: u32) -> Result<(), NicError> {
-        Err(NicError::Refused("not offered".to_owned()))
+    /// A device that is at the limit already tells with the next buffer it takes.
+    fn arm_srq_limit(&mut self, limit: u32) -> Result<(), NicError> {
+        if limit > self.adapter.shared.caps.max_srq_wr {
+            return Err(NicError::Malformed(
+                "a limit above what the shared receive queue holds",
+            ));
+        }
+        if self.gone {
+            return Err(NicError::Gone);
+        }
+        let srq = Arc::clone(&self.srq);
+        self.submit(Job::SrqLimit { srq, limit });
+        Ok(())
     }
 
     fn post_send(&mut self, qp: QpNumber, wrs: &[SendWr]) -> Result<(), NicError> {
@@ -395,11 +429,16 @@ impl<V: Verbs> Nic for VerbsNic<V> {
         self.adapter.shared.parts[self.part].silence();
         self.read_reports(now);
         if self.wcs.is_empty() {
-            let sends = wake == Wake::All
-                || self.reads > 0
-                || !self.flusher.is_empty()
-                || !self.draining.is_empty();
-            if self.arm_queues(sends).is_err() {
+            let awaited = self.reads > 0 || !self.flusher.is_empty() || !self.draining.is_empty();
+            let (sends, receives) = match wake {
+                Wake::All => (Armed::All, Armed::All),
+                Wake::NotSent if awaited => (Armed::All, Armed::All),
+                Wake::NotSent => (Armed::No, Armed::All),
+                Wake::Solicited if awaited => (Armed::All, Armed::Solicited),
+                // What is sent is never solicited on this side: failures only.
+                Wake::Solicited => (Armed::Solicited, Armed::Solicited),
+            };
+            if self.arm_queues(sends, receives).is_err() {
                 self.set_gone();
             }
             let emptied = self.wcs.is_empty();
@@ -423,19 +462,24 @@ impl<V: Verbs> Nic for VerbsNic<V> {
 
     fn counts(&self) -> Vec<Count> {
         let met = self.counters();
-        [
+        let mut carried = self.ended;
+        for pair in self.pairs.values() {
+            carried.add(&pair.traffic);
+        }
+        let mut counts = carried.counts();
+        let own = [
             ("doorbells", met.doorbells),
             ("inlined", met.inlined),
             ("dropped", met.dropped),
             ("unknown", met.unknown),
             ("flushers_remade", met.flushers_remade),
-        ]
-        .map(|(name, value)| (name.into(), value))
-        .into()
+        ];
+        counts.extend(own.map(|(name, value)| (name.into(), value)));
+        counts
     }
 
     fn qp_counts(&self, qp: QpNumber) -> Option<Vec<Count>> {
-        self.pairs.get(&qp.0).map(|_pair| Vec::new())
+        Some(self.pairs.get(&qp.0)?.traffic.counts())
     }
 }
 

@@ -11,12 +11,12 @@ const MASK: u64 = (1 << WR_ID_BITS) - 1;
 /// The consumer's number with a kind above it; `None` when it has bits there.
 pub(super) fn tag(op: WcOp, wr_id: u64) -> Option<u64> {
     let kind: u64 = match op {
-        WcOp::Recv => 1,
+        // What became of a buffer is known when it comes back.
+        WcOp::Recv | WcOp::RecvWrite => 1,
         WcOp::Send => 2,
         WcOp::Read => 3,
         WcOp::Write => 4,
         WcOp::Flush => 5,
-        WcOp::RecvWrite => 6,
     };
     (wr_id <= MASK).then_some(kind << WR_ID_BITS | wr_id)
 }
@@ -29,7 +29,6 @@ pub(super) fn untag(tagged: u64) -> Option<(WcOp, u64)> {
         3 => WcOp::Read,
         4 => WcOp::Write,
         5 => WcOp::Flush,
-        6 => WcOp::RecvWrite,
         _ => return None,
     };
     Some((op, tagged & MASK))

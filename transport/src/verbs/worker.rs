@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,9 @@ use sidelane_p2p::RegionId;
 
 use super::adapter::Shared;
 use super::explain::{MemoryLock, refused};
-use super::ffi::{AsyncEvent, Device, INLINE_BYTES, MrAccess, Qp, QpChange, QpShape, Rtr, Rts};
+use super::ffi::{
+    AsyncEvent, Device, INLINE_BYTES, MrAccess, Qp, QpChange, QpShape, Rtr, Rts, Srq,
+};
 use super::flusher;
 use super::nic::OwnCqs;
 use super::registration::Registration;
@@ -47,6 +49,8 @@ pub(super) enum Job<D: Device> {
         cqs: OwnCqs<D>,
         srq: Arc<D::Srq>,
     },
+    /// Has the device tell when a shared receive queue holds fewer than that.
+    SrqLimit { srq: Arc<D::Srq>, limit: u32 },
     /// Ends a registration, by dropping it.
     Deregister { _memory: Arc<Registration<D>> },
 }
@@ -77,22 +81,37 @@ pub(super) enum Report<D: Device> {
     Destroyed(u32),
     Flusher(Result<Arc<D::Qp>, String>),
     Revoked(RegionId),
+    /// The part's shared receive queue is low.
+    SrqLimit,
     Gone,
 }
 
-/// A part's mailbox. Reports are few: three a queue pair, one a region.
+/// A part's mailbox. Reports are few: three a queue pair, one a region, one for
+/// each time that a limit was set.
 pub(super) struct Mailbox<D: Device> {
     sender: Sender<Report<D>>,
     bell: OwnedFd,
     /// Whether the bell was rung, so that a silent one costs no system call.
     rung: AtomicBool,
+    /// The part's shared receive queue, as events call it.
+    srq: OnceLock<u64>,
 }
 
 impl<D: Device> Mailbox<D> {
     pub fn new(sender: Sender<Report<D>>) -> io::Result<Self> {
         let bell = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        let rung = AtomicBool::new(false);
-        Ok(Self { sender, bell, rung })
+        Ok(Self {
+            sender,
+            bell,
+            rung: AtomicBool::new(false),
+            srq: OnceLock::new(),
+        })
+    }
+
+    /// Events of this shared receive queue are the part's.
+    pub fn takes_limits_of(&self, srq: u64) {
+        // A part has one, and says so once.
+        let _ = self.srq.set(srq);
     }
 
     /// Puts a report in, then rings. A part that is gone wants none.
@@ -308,6 +327,14 @@ fn work<D: Device>(shared: &Shared<D>, job: Job<D>) {
             }
             shared.parts[part].send(Report::Flusher(made));
         }
+        Job::SrqLimit { srq, limit } => {
+            // What is missed is a warning. On one that is gone it is no news.
+            if let Err(error) = srq.set_limit(limit)
+                && !shared.is_gone()
+            {
+                tracing::debug!(adapter = %shared.name, limit, %error, "the RDMA adapter does not tell when receive buffers run low");
+            }
+        }
         Job::Deregister { .. } => {}
     }
 }
@@ -411,6 +438,12 @@ fn watch<D: Device>(shared: &Shared<D>, stop: BorrowedFd<'_>) {
         match event {
             AsyncEvent::QpFailed(qp) => shared.routes.told(qp, false, &shared.parts),
             AsyncEvent::LastWqe(qp) => shared.routes.told(qp, true, &shared.parts),
+            AsyncEvent::SrqLimit(srq) => {
+                let mut parts = shared.parts.iter();
+                if let Some(part) = parts.find(|part| part.srq.get() == Some(&srq)) {
+                    part.send(Report::SrqLimit);
+                }
+            }
             AsyncEvent::PortUp(port) => shared.set_port(port, true),
             AsyncEvent::PortDown(port) => shared.set_port(port, false),
             AsyncEvent::DeviceFatal | AsyncEvent::CqFailed | AsyncEvent::SrqFailed => {

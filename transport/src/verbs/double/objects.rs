@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, MutexGuard};
 
-use super::{Call, Double, Memory, Pair, Queue, State, Step, Wr, bell, numbers};
+use super::{Armed, Call, Double, Memory, Pair, Queue, State, Step, Wr, bell, numbers};
 use crate::verbs::ffi::{
     AsyncEvent, Cq, Cqs, Mr, PostFailure, Qp, QpChange, QpShape, RecvList, SendList, Srq, WcBuffer,
     status,
@@ -87,7 +87,7 @@ impl DoubleCq {
         let at = state.queues.len();
         state.queues.push(Queue {
             wcs: Default::default(),
-            armed: false,
+            armed: Armed::No,
             channel: Arc::clone(&channel),
             before_arm: None,
         });
@@ -117,13 +117,18 @@ impl Cq for DoubleCq {
         Ok(())
     }
 
-    fn arm(&self) -> io::Result<()> {
+    fn arm(&self, solicited_only: bool) -> io::Result<()> {
         let mut state = self.object.double.enter(Step::Arm)?;
         let queue = &mut state.queues[self.at];
         if let Some(wc) = queue.before_arm.take() {
-            queue.push(wc);
+            queue.push(wc, false);
         }
-        queue.armed = true;
+        let wanted = match solicited_only {
+            true => Armed::Solicited,
+            false => Armed::All,
+        };
+        // The wider request counts.
+        queue.armed = queue.armed.max(wanted);
         Ok(())
     }
 
@@ -137,12 +142,14 @@ impl Cq for DoubleCq {
 }
 
 pub struct DoubleSrq {
+    id: u64,
     object: Arc<Object>,
 }
 
 impl DoubleSrq {
-    pub fn new(double: &Double, state: MutexGuard<'_, State>, wrs: u32) -> Self {
+    pub fn new(double: &Double, mut state: MutexGuard<'_, State>, wrs: u32) -> Self {
         Self {
+            id: state.number().into(),
             object: Object::new(double, state, Call::CreateSrq(wrs), Call::DestroySrq),
         }
     }
@@ -163,6 +170,16 @@ impl Srq for DoubleSrq {
         state.received.extend(numbers(list));
         list.clear();
         Ok(())
+    }
+
+    fn set_limit(&self, limit: u32) -> io::Result<()> {
+        let mut state = self.object.double.enter(Step::SrqLimit)?;
+        state.log.push(Call::SrqLimit(self.id, limit));
+        Ok(())
+    }
+
+    fn id(&self) -> u64 {
+        self.id
     }
 }
 
@@ -252,7 +269,7 @@ impl Qp for DoubleQp {
             .map(|wr| Wr {
                 wr_id: wr.wr_id,
                 opcode: wr.opcode,
-                signaled: wr.signaled,
+                flags: wr.flags,
                 pieces: wr.pieces.to_vec(),
                 inline: wr.inline.map(<[u8]>::to_vec),
             })

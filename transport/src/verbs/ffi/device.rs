@@ -250,6 +250,10 @@ impl Device for CoreDevice {
         sysfs::pci(&sysfs::device_dir(&self.name))
     }
 
+    fn counters(&self) -> Vec<(String, u64)> {
+        sysfs::counters(&sysfs::device_dir(&self.name))
+    }
+
     fn register_host(&self, view: &MemView, access: MrAccess) -> io::Result<CoreMr> {
         let (address, len) = (view.as_ptr().cast(), view.len());
         // SAFETY: the view keeps the memory mapped, and the registration keeps

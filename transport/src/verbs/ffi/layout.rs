@@ -51,6 +51,7 @@ layouts! {
     }
     ibv_qp_init_attr 64 { send_cq 8 recv_cq 16 srq 24 cap 32 qp_type 52 sq_sig_all 56 }
     ibv_srq_init_attr 24 { attr 8 }
+    ibv_srq_attr 12 { max_wr 0 max_sge 4 srq_limit 8 }
     ibv_device_attr 232 {
         max_qp 108 max_qp_wr 112 device_cap_flags 116 max_sge 120 max_sge_rd 124 max_cq 128
         max_cqe 132 max_mr 136 max_qp_rd_atom 144 max_qp_init_rd_atom 156 max_srq 212

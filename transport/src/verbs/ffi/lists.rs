@@ -1,5 +1,5 @@
-//! Lists of work requests and of completions: fixed arrays in the shape that
-//! verbs want them, allocated once and filled again and again.
+//! Lists of work requests: fixed arrays in the shape that verbs want them,
+//! allocated once and filled again and again.
 //!
 //! Unsafe is allowed here because the structures hold unions and pointers. The
 //! pointers are set when a list is posted, and mean nothing afterwards.
@@ -10,9 +10,9 @@ use std::ptr;
 
 use arrayvec::ArrayVec;
 use rdma_sys as sys;
-use sys::{ibv_send_flags, ibv_wc_flags, ibv_wr_opcode};
+use sys::{ibv_send_flags, ibv_wr_opcode};
 
-use crate::nic::{MAX_COMPLETIONS, RemoteMemory, Sge};
+use crate::nic::{RemoteMemory, Sge};
 
 /// Work requests that one list holds; longer ones are posted in parts.
 pub const LIST_LEN: usize = 64;
@@ -37,10 +37,45 @@ pub enum SendOpcode {
     Send,
     /// SEND with invalidate of the peer's key.
     SendInvalidate(u32),
+    /// SEND with immediate data.
+    SendImmediate(u32),
     /// RDMA WRITE.
     Write(RemoteMemory),
+    /// RDMA WRITE with immediate data.
+    WriteImmediate(RemoteMemory, u32),
     /// RDMA READ.
     Read(RemoteMemory),
+}
+
+/// What a send work request asks for besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SendFlags {
+    /// Success makes a completion.
+    pub signaled: bool,
+    /// Its arrival is a solicited event.
+    pub solicited: bool,
+}
+
+impl SendFlags {
+    /// A completion, and nothing else.
+    pub const SIGNALED: Self = Self {
+        signaled: true,
+        solicited: false,
+    };
+
+    fn raw(self) -> u32 {
+        let flag = |on, flag: ibv_send_flags| if on { flag.0 } else { 0 };
+        flag(self.signaled, ibv_send_flags::IBV_SEND_SIGNALED)
+            | flag(self.solicited, ibv_send_flags::IBV_SEND_SOLICITED)
+    }
+
+    fn of(raw: u32) -> Self {
+        let is = |flag: ibv_send_flags| raw & flag.0 != 0;
+        Self {
+            signaled: is(ibv_send_flags::IBV_SEND_SIGNALED),
+            solicited: is(ibv_send_flags::IBV_SEND_SOLICITED),
+        }
+    }
 }
 
 /// What a send work request is about.
@@ -59,8 +94,8 @@ pub struct SendView<'a> {
     pub wr_id: u64,
     /// What it does.
     pub opcode: SendOpcode,
-    /// Whether success makes a completion.
-    pub signaled: bool,
+    /// What it asks for.
+    pub flags: SendFlags,
     /// Registered memory that it names.
     pub pieces: ArrayVec<Sge, SEND_SGES>,
     /// The bytes that go inline instead.
@@ -124,7 +159,7 @@ impl SendList {
         &mut self,
         wr_id: u64,
         opcode: SendOpcode,
-        signaled: bool,
+        flags: SendFlags,
         data: SendData<'_>,
     ) -> bool {
         let at = self.len;
@@ -135,11 +170,7 @@ impl SendList {
         ) else {
             return false;
         };
-        let mut flags = if signaled {
-            ibv_send_flags::IBV_SEND_SIGNALED.0
-        } else {
-            0
-        };
+        let mut flags = flags.raw();
         match data {
             SendData::Pieces(pieces) if pieces.len() <= SEND_SGES => {
                 for (to, from) in sges.iter_mut().zip(pieces) {
@@ -167,8 +198,17 @@ impl SendList {
                 wr.opcode = ibv_wr_opcode::IBV_WR_SEND_WITH_INV;
                 wr.imm_data_invalidated_rkey_union.invalidated_rkey = rkey;
             }
+            SendOpcode::SendImmediate(imm) => {
+                wr.opcode = ibv_wr_opcode::IBV_WR_SEND_WITH_IMM;
+                wr.imm_data_invalidated_rkey_union.imm_data = imm.to_be();
+            }
             SendOpcode::Write(remote) => {
                 wr.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE;
+                wr.wr.rdma = rdma(remote);
+            }
+            SendOpcode::WriteImmediate(remote, imm) => {
+                wr.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM;
+                wr.imm_data_invalidated_rkey_union.imm_data = imm.to_be();
                 wr.wr.rdma = rdma(remote);
             }
             SendOpcode::Read(remote) => {
@@ -196,9 +236,14 @@ impl SendList {
                 addr: remote.remote_addr,
                 rkey: remote.rkey,
             };
+            let imm = u32::from_be(key);
             let opcode = match wr.opcode {
                 ibv_wr_opcode::IBV_WR_SEND_WITH_INV => SendOpcode::SendInvalidate(key),
+                ibv_wr_opcode::IBV_WR_SEND_WITH_IMM => SendOpcode::SendImmediate(imm),
                 ibv_wr_opcode::IBV_WR_RDMA_WRITE => SendOpcode::Write(remote),
+                ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM => {
+                    SendOpcode::WriteImmediate(remote, imm)
+                }
                 ibv_wr_opcode::IBV_WR_RDMA_READ => SendOpcode::Read(remote),
                 _ => SendOpcode::Send,
             };
@@ -208,7 +253,7 @@ impl SendList {
             SendView {
                 wr_id: wr.wr_id,
                 opcode,
-                signaled: wr.send_flags & ibv_send_flags::IBV_SEND_SIGNALED.0 != 0,
+                flags: SendFlags::of(wr.send_flags),
                 pieces: if is_inline {
                     ArrayVec::new()
                 } else {
@@ -380,119 +425,56 @@ impl RecvList {
     }
 }
 
-/// A completion as the adapter gave it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wc {
-    /// Identifier, tag included.
-    pub wr_id: u64,
-    /// `enum ibv_wc_status`; 0 is success.
-    pub status: u32,
-    /// The adapter's own code of what went wrong.
-    pub vendor_error: u32,
-    /// The queue pair.
-    pub qp: u32,
-    /// Bytes received; not defined on failure.
-    pub len: u32,
-    /// The key that the peer invalidated.
-    pub invalidated: Option<u32>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
 
-/// Completions, taken from the adapter in one call and looked at one by one.
-pub struct WcBuffer {
-    wcs: Box<[sys::ibv_wc]>,
-    next: usize,
-    end: usize,
-}
+    const REMOTE: RemoteMemory = RemoteMemory {
+        addr: 0x5000,
+        rkey: 0x99,
+    };
 
-impl Default for WcBuffer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl WcBuffer {
-    /// An empty buffer.
-    pub fn new() -> Self {
-        // SAFETY: all fields are integers, for which zero is a value.
-        let wc = || unsafe { MaybeUninit::<sys::ibv_wc>::zeroed().assume_init() };
-        Self {
-            wcs: (0..MAX_COMPLETIONS).map(|_| wc()).collect(),
-            next: 0,
-            end: 0,
+    proptest! {
+        #[test]
+        fn a_list_holds_what_was_put_in(
+            kind in 0..6_usize,
+            value: u32,
+            signaled: bool,
+            solicited: bool,
+        ) {
+            let opcode = [
+                SendOpcode::Send,
+                SendOpcode::SendInvalidate(value),
+                SendOpcode::SendImmediate(value),
+                SendOpcode::Write(REMOTE),
+                SendOpcode::WriteImmediate(REMOTE, value),
+                SendOpcode::Read(REMOTE),
+            ][kind];
+            let flags = SendFlags { signaled, solicited };
+            let mut list = SendList::new();
+            prop_assert!(list.push(7, opcode, flags, SendData::Inline(b"x")));
+            prop_assert!(list.push(8, opcode, flags, SendData::Pieces(&[])));
+            for (wr, wr_id) in list.iter().zip(7..) {
+                prop_assert_eq!((wr.wr_id, wr.opcode, wr.flags), (wr_id, opcode, flags));
+            }
         }
     }
 
-    /// Whether nothing is left in it.
-    pub fn is_empty(&self) -> bool {
-        self.next == self.end
-    }
-
-    /// Whether the adapter had fewer than fit, and so none more.
-    pub fn is_short(&self) -> bool {
-        self.end < MAX_COMPLETIONS
-    }
-
-    /// Empties it.
-    pub fn clear(&mut self) {
-        self.next = self.end;
-        self.rewind();
-    }
-
-    /// Takes the next one.
-    pub fn pop(&mut self) -> Option<Wc> {
-        let wc = self.wcs[..self.end].get(self.next)?;
-        self.next += 1;
-        // SAFETY: both members of the union are integers of the same size.
-        let key = unsafe { wc.imm_data_invalidated_rkey_union.invalidated_rkey };
-        let invalidated = wc.status == sys::ibv_wc_status::IBV_WC_SUCCESS
-            && wc.wc_flags & ibv_wc_flags::IBV_WC_WITH_INV.0 != 0;
-        Some(Wc {
-            wr_id: wc.wr_id,
-            status: wc.status,
-            vendor_error: wc.vendor_err,
-            qp: wc.qp_num,
-            len: wc.byte_len,
-            invalidated: invalidated.then_some(key),
-        })
-    }
-
-    /// Adds one, for an adapter that is made of software. `false` when full.
-    #[must_use]
-    pub fn push(&mut self, wc: Wc) -> bool {
-        self.rewind();
-        let Some(to) = self.wcs.get_mut(self.end) else {
-            return false;
-        };
-        to.wr_id = wc.wr_id;
-        to.status = wc.status;
-        to.vendor_err = wc.vendor_error;
-        to.qp_num = wc.qp;
-        to.byte_len = wc.len;
-        to.wc_flags = 0;
-        if let Some(key) = wc.invalidated {
-            to.wc_flags = ibv_wc_flags::IBV_WC_WITH_INV.0;
-            to.imm_data_invalidated_rkey_union.invalidated_rkey = key;
+    #[test]
+    fn immediate_data_is_in_network_order() {
+        let mut list = SendList::new();
+        let opcodes = [
+            SendOpcode::SendImmediate(0x0102_0304),
+            SendOpcode::WriteImmediate(REMOTE, 0x0102_0304),
+        ];
+        for opcode in opcodes {
+            assert!(list.push(1, opcode, SendFlags::SIGNALED, SendData::Pieces(&[])));
         }
-        self.end += 1;
-        true
-    }
-
-    /// The array for the adapter to fill, from its start: for an empty buffer.
-    pub(super) fn fill(&mut self) -> &mut [sys::ibv_wc] {
-        self.next = 0;
-        self.end = 0;
-        &mut self.wcs
-    }
-
-    /// Says how many the adapter has filled.
-    pub(super) fn filled(&mut self, count: usize) {
-        self.end = count.min(MAX_COMPLETIONS);
-    }
-
-    fn rewind(&mut self) {
-        if self.is_empty() {
-            self.next = 0;
-            self.end = 0;
+        for wr in &list.wrs[..2] {
+            // SAFETY: an integer, written by `push`.
+            let imm = unsafe { wr.imm_data_invalidated_rkey_union.imm_data };
+            assert_eq!(imm.to_ne_bytes(), [1, 2, 3, 4]);
         }
     }
 }

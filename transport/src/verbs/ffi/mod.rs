@@ -13,6 +13,7 @@
 
 mod attrs;
 pub mod cm;
+mod completions;
 mod device;
 mod layout;
 mod lists;
@@ -25,10 +26,11 @@ use std::os::fd::BorrowedFd;
 
 use sidelane_p2p::{DmaBuf, MemView, PciAddress};
 
+pub use completions::{Wc, WcBuffer};
 pub use device::{CoreDevice, RdmaCore};
 pub use lists::{
-    INLINE_BYTES, LIST_LEN, RecvList, SEND_SGES, SendData, SendList, SendOpcode, SendView, Wc,
-    WcBuffer,
+    INLINE_BYTES, LIST_LEN, RecvList, SEND_SGES, SendData, SendFlags, SendList, SendOpcode,
+    SendView,
 };
 pub use objects::{CoreCq, CoreMr, CoreQp, CoreSrq};
 pub use types::{
@@ -80,6 +82,10 @@ pub trait Device: Send + Sync + 'static {
 
     /// The PCI function; none for an adapter made of software.
     fn pci(&self) -> Option<PciAddress>;
+
+    /// What hardware and driver have counted, over all ports, by the names that
+    /// the driver gives; those that cannot be read are left out. May block.
+    fn counters(&self) -> Vec<(String, u64)>;
 
     /// Registers memory of this process at its CPU address, and keeps it mapped
     /// while it is registered. May block.
@@ -147,11 +153,13 @@ pub trait Cq: Send + Sync + 'static {
     /// When the queue is broken.
     fn poll(&self, into: &mut WcBuffer) -> io::Result<()>;
 
-    /// Asks for an event at the next completion.
+    /// Asks for an event at the next completion, or only at the next that is of
+    /// a solicited event or has failed (InfiniBand Architecture, volume 1,
+    /// 11.4.2.2). Of two requests the wider one counts.
     ///
     /// # Errors
     /// When the queue is broken.
-    fn arm(&self) -> io::Result<()>;
+    fn arm(&self, solicited_only: bool) -> io::Result<()>;
 
     /// Takes an event, if one came, and acknowledges them in batches. One arming
     /// makes one at most.
@@ -179,6 +187,16 @@ pub trait Srq: Send + Sync + 'static {
     /// # Errors
     /// When the queue refuses one; those before it are posted.
     fn post(&self, list: &mut RecvList) -> Result<(), PostFailure>;
+
+    /// Asks for [`AsyncEvent::SrqLimit`] when it holds fewer than that many, once;
+    /// 0 for never. May block.
+    ///
+    /// # Errors
+    /// When it is refused.
+    fn set_limit(&self, limit: u32) -> io::Result<()>;
+
+    /// What [`AsyncEvent::SrqLimit`] calls it.
+    fn id(&self) -> u64;
 }
 
 /// A queue pair, destroyed when dropped. Dropping may block.

@@ -16,8 +16,9 @@ use sidelane_p2p::MemView;
 use sys::ibv_event_type;
 
 use super::attrs::describe;
+use super::completions::WcBuffer;
 use super::device::{Context, Pd};
-use super::lists::{RecvList, SendList, WcBuffer};
+use super::lists::{RecvList, SendList};
 use super::types::{AsyncEvent, PostFailure, QpChange, QpShape};
 use super::{Cq, Cqs, Mr, Qp, Srq};
 
@@ -72,6 +73,7 @@ impl RawAsyncEvent {
         const QP_ACCESS_ERR: u32 = ibv_event_type::IBV_EVENT_QP_ACCESS_ERR as u32;
         const LAST_WQE: u32 = ibv_event_type::IBV_EVENT_QP_LAST_WQE_REACHED as u32;
         const CQ_ERR: u32 = ibv_event_type::IBV_EVENT_CQ_ERR as u32;
+        const SRQ_LIMIT: u32 = ibv_event_type::IBV_EVENT_SRQ_LIMIT_REACHED as u32;
         const SRQ_ERR: u32 = ibv_event_type::IBV_EVENT_SRQ_ERR as u32;
         const DEVICE_FATAL: u32 = ibv_event_type::IBV_EVENT_DEVICE_FATAL as u32;
         const PORT_ACTIVE: u32 = ibv_event_type::IBV_EVENT_PORT_ACTIVE as u32;
@@ -81,11 +83,14 @@ impl RawAsyncEvent {
         let qp = || unsafe { (*self.element.qp).qp_num };
         // SAFETY: as above.
         let port = || unsafe { self.element.port_num } as u8;
+        // SAFETY: as above; the pointer is a name here, and is not followed.
+        let srq = || unsafe { self.element.srq } as u64;
         match self.event_type {
             QP_FATAL | QP_REQ_ERR | QP_ACCESS_ERR => AsyncEvent::QpFailed(qp()),
             LAST_WQE => AsyncEvent::LastWqe(qp()),
             CQ_ERR => AsyncEvent::CqFailed,
             SRQ_ERR => AsyncEvent::SrqFailed,
+            SRQ_LIMIT => AsyncEvent::SrqLimit(srq()),
             DEVICE_FATAL => AsyncEvent::DeviceFatal,
             PORT_ACTIVE => AsyncEvent::PortUp(port()),
             PORT_ERR => AsyncEvent::PortDown(port()),
@@ -238,9 +243,9 @@ impl Cq for CoreCq {
         }
     }
 
-    fn arm(&self) -> io::Result<()> {
+    fn arm(&self, solicited_only: bool) -> io::Result<()> {
         // SAFETY: the queue exists.
-        status(unsafe { sys::ibv_req_notify_cq(self.0.ptr.as_ptr(), 0) })
+        status(unsafe { sys::ibv_req_notify_cq(self.0.ptr.as_ptr(), solicited_only.into()) })
     }
 
     fn take_event(&self) -> io::Result<bool> {
@@ -321,6 +326,21 @@ impl Srq for CoreSrq {
         let outcome = posted(answer, || list.place(bad));
         list.clear();
         outcome
+    }
+
+    fn set_limit(&self, limit: u32) -> io::Result<()> {
+        let mut attr = sys::ibv_srq_attr {
+            max_wr: 0,
+            max_sge: 0,
+            srq_limit: limit,
+        };
+        let mask = sys::ibv_srq_attr_mask::IBV_SRQ_LIMIT.0 as c_int;
+        // SAFETY: the queue exists; the call only reads the attributes.
+        status(unsafe { sys::ibv_modify_srq(self.0.ptr.as_ptr(), &mut attr, mask) })
+    }
+
+    fn id(&self) -> u64 {
+        self.0.ptr.as_ptr() as u64
     }
 }
 

@@ -202,6 +202,9 @@ pub enum AsyncEvent {
     CqFailed,
     /// A shared receive queue broke.
     SrqFailed,
+    /// A shared receive queue, by [`Srq::id`](super::Srq::id), holds fewer work
+    /// requests than its limit.
+    SrqLimit(u64),
     /// The device has to be reset.
     DeviceFatal,
     /// A port has a link.

@@ -57,7 +57,7 @@ impl<V: Verbs> VerbsNic<V> {
 
     /// What a completion is for the consumer, if anything.
     fn complete(&mut self, wc: Wc, now: Instant) -> Option<Completion> {
-        let Some((op, wr_id)) = untag(wc.wr_id) else {
+        let Some((mut op, wr_id)) = untag(wc.wr_id) else {
             self.counters.unknown += 1;
             return None;
         };
@@ -69,7 +69,15 @@ impl<V: Verbs> VerbsNic<V> {
         match op {
             // The buffer is the consumer's again, whatever became of the queue
             // pair: it was the shared queue's, not the pair's.
-            WcOp::Recv | WcOp::RecvWrite => self.srq_posted = self.srq_posted.saturating_sub(1),
+            WcOp::Recv | WcOp::RecvWrite => {
+                self.srq_posted = self.srq_posted.saturating_sub(1);
+                if let Some(pair) = self.pairs.get_mut(&wc.qp) {
+                    pair.traffic.received(status, wc.len);
+                }
+                if wc.wrote {
+                    op = WcOp::RecvWrite;
+                }
+            }
             WcOp::Flush => return self.complete_flush(&wc, wr_id, now),
             WcOp::Send | WcOp::Read | WcOp::Write => {
                 // Of one that failed also those come that were not counted.
@@ -82,6 +90,7 @@ impl<V: Verbs> VerbsNic<V> {
                     self.counters.unknown += 1;
                     return None;
                 };
+                pair.traffic.completed(status);
                 let ending = pair.is_ending();
                 if status == WcStatus::LocalProtection {
                     for key in keys {
@@ -99,13 +108,13 @@ impl<V: Verbs> VerbsNic<V> {
             qp: QpNumber(wc.qp),
             status,
             op,
-            len: if success && op == WcOp::Recv {
+            len: if success && matches!(op, WcOp::Recv | WcOp::RecvWrite) {
                 wc.len
             } else {
                 0
             },
             invalidated: wc.invalidated,
-            imm: None,
+            imm: wc.imm,
         })
     }
 

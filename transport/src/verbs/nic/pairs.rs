@@ -12,6 +12,7 @@ use std::sync::mpsc::TrySendError;
 use std::time::{Duration, Instant};
 
 use super::VerbsNic;
+use super::traffic::Traffic;
 use crate::nic::{NicError, NicEvent, QpAttrs, QpCaps, QpNumber};
 use crate::verbs::ffi::{Device, Verbs};
 use crate::verbs::send_queue::SendQueue;
@@ -29,6 +30,7 @@ pub(super) struct Pair<D: Device> {
     /// `None` when the worker has it, to destroy it.
     qp: Option<Arc<D::Qp>>,
     pub sq: SendQueue,
+    pub traffic: Traffic,
     /// Completions that it has claimed.
     send_wrs: u32,
     /// It was asked to go to the error state.
@@ -40,10 +42,11 @@ pub(super) struct Pair<D: Device> {
 }
 
 impl<D: Device> Pair<D> {
-    /// The queue pair and what is outstanding in it, for posting.
-    pub fn usable(&mut self) -> Option<(&D::Qp, &mut SendQueue)> {
+    /// The queue pair, what is outstanding in it and what it has carried, for
+    /// posting.
+    pub fn usable(&mut self) -> Option<(&D::Qp, &mut SendQueue, &mut Traffic)> {
         let qp = self.qp.as_deref().filter(|_| !self.ending)?;
-        Some((qp, &mut self.sq))
+        Some((qp, &mut self.sq, &mut self.traffic))
     }
 
     pub fn is_ending(&self) -> bool {
@@ -190,6 +193,7 @@ impl<V: Verbs> VerbsNic<V> {
                     let pair = Pair {
                         qp: Some(qp),
                         sq,
+                        traffic: Traffic::default(),
                         send_wrs,
                         asked: false,
                         errored: None,
@@ -224,6 +228,7 @@ impl<V: Verbs> VerbsNic<V> {
             Report::Destroyed(qp) => {
                 if let Some(pair) = self.pairs.remove(&qp) {
                     self.cq_free += pair.send_wrs;
+                    self.ended.add(&pair.traffic);
                     self.events.push_back(NicEvent::Destroyed(QpNumber(qp)));
                 }
             }
@@ -232,6 +237,7 @@ impl<V: Verbs> VerbsNic<V> {
                 self.flusher.made(outcome, now);
             }
             Report::Revoked(region) => self.revoke(region),
+            Report::SrqLimit => self.events.push_back(NicEvent::SrqLimit),
             Report::Gone => self.set_gone(),
         }
     }

@@ -6,7 +6,7 @@ use crate::nic::{
     WcOp, WcStatus,
 };
 use crate::verbs::ffi::{
-    Device, INLINE_BYTES, LIST_LEN, Qp, SEND_SGES, SendData, SendOpcode, Srq, Verbs,
+    Device, INLINE_BYTES, LIST_LEN, Qp, SEND_SGES, SendData, SendFlags, SendOpcode, Srq, Verbs,
 };
 use crate::verbs::flusher::Flushing;
 use crate::verbs::send_queue::Keys;
@@ -18,7 +18,7 @@ impl<V: Verbs> VerbsNic<V> {
     pub(super) fn post_sends(&mut self, qp: QpNumber, wrs: &[SendWr]) -> Result<(), NicError> {
         let caps = &self.adapter.shared.caps;
         let pair = self.pairs.get_mut(&qp.0).ok_or(NicError::NoSuchQp(qp))?;
-        let (queue_pair, outstanding) = pair.usable().ok_or(NicError::State(qp))?;
+        let (queue_pair, outstanding, traffic) = pair.usable().ok_or(NicError::State(qp))?;
         if wrs.len() > outstanding.room() {
             return Err(NicError::Full);
         }
@@ -44,7 +44,11 @@ impl<V: Verbs> VerbsNic<V> {
                     None => SendData::Pieces(&wr.sges),
                 };
                 // Checked above, and a chunk fits the list.
-                if !self.sends.push(wr_id, opcode, wr.signaled, data) {
+                let flags = SendFlags {
+                    signaled: wr.signaled,
+                    solicited: wr.solicited,
+                };
+                if !self.sends.push(wr_id, opcode, flags, data) {
                     return Err(NicError::Malformed("it has too many pieces"));
                 }
                 outstanding.push(wr_id, keys(wr), wr.signaled);
@@ -53,6 +57,7 @@ impl<V: Verbs> VerbsNic<V> {
             self.counters.doorbells += 1;
             if let Err(failure) = queue_pair.post(&mut self.sends) {
                 let posted = failure.posted.min(part.len());
+                traffic.posted(&part[..posted]);
                 outstanding.unpush(part.len() - posted);
                 done += posted;
                 if done == 0 {
@@ -61,6 +66,7 @@ impl<V: Verbs> VerbsNic<V> {
                 self.cut_short(qp, &wrs[done..], failure.errno);
                 return Ok(());
             }
+            traffic.posted(part);
             done += part.len();
         }
         Ok(())
@@ -184,10 +190,12 @@ impl<V: Verbs> VerbsNic<V> {
         self.sends.clear();
         let to = [to];
         let pieces = SendData::Pieces(&to);
-        if !self
-            .sends
-            .push(tagged, SendOpcode::Read(remote), true, pieces)
-        {
+        if !self.sends.push(
+            tagged,
+            SendOpcode::Read(remote),
+            SendFlags::SIGNALED,
+            pieces,
+        ) {
             return Err(NicError::Full);
         }
         self.counters.doorbells += 1;
@@ -208,9 +216,6 @@ fn check(wr: &SendWr, max_sge: usize, max_message: u32) -> Result<(), NicError> 
     if tag(WcOp::Send, wr.wr_id).is_none() {
         return Err(TAKEN_BITS);
     }
-    if let SendOp::SendImmediate { .. } | SendOp::WriteImmediate { .. } = wr.op {
-        return Err(NicError::Malformed("immediate data is not offered"));
-    }
     if wr.sges.len() > max_sge {
         return Err(NicError::Malformed("it has too many pieces"));
     }
@@ -226,12 +231,10 @@ fn opcode(op: SendOp, send_invalidate: bool) -> (WcOp, SendOpcode) {
         SendOp::SendInvalidate { rkey } if send_invalidate => {
             (WcOp::Send, SendOpcode::SendInvalidate(rkey))
         }
-        SendOp::Send | SendOp::SendInvalidate { .. } | SendOp::SendImmediate { .. } => {
-            (WcOp::Send, SendOpcode::Send)
-        }
-        SendOp::Write(remote) | SendOp::WriteImmediate { to: remote, .. } => {
-            (WcOp::Write, SendOpcode::Write(remote))
-        }
+        SendOp::Send | SendOp::SendInvalidate { .. } => (WcOp::Send, SendOpcode::Send),
+        SendOp::SendImmediate { imm } => (WcOp::Send, SendOpcode::SendImmediate(imm)),
+        SendOp::Write(remote) => (WcOp::Write, SendOpcode::Write(remote)),
+        SendOp::WriteImmediate { to, imm } => (WcOp::Write, SendOpcode::WriteImmediate(to, imm)),
         SendOp::Read(remote) => (WcOp::Read, SendOpcode::Read(remote)),
     }
 }

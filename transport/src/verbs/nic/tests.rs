@@ -1,5 +1,7 @@
+mod counting;
 mod flush;
 mod lives;
+mod messages;
 
 use super::*;
 use crate::nic::{RemoteMemory, SendOp, WR_ID_BITS, WcOp, WcStatus};
@@ -224,22 +226,6 @@ fn a_list_that_is_taken_in_part_ends_the_queue_pair_and_loses_nothing() {
     let refused = nic.post_send(qp, &[wr(1, SendOp::Send, &memory, 8)]);
     assert!(matches!(refused, Err(NicError::Refused(_))), "{refused:?}");
     assert_eq!(nic.pairs[&qp.0].sq.room(), SEND_WR as usize);
-}
-
-#[test]
-fn a_message_says_its_length_and_which_key_it_invalidated() {
-    let double = Double::new();
-    let (mut nic, qp, memory) = ready(&double);
-    nic.post_recv(&[recv(3, &memory), recv(4, &memory)])
-        .unwrap();
-    double.receive(qp.0, 64, None);
-    double.receive(qp.0, 80, Some(0x42));
-    let got: Vec<_> = now(&mut nic)
-        .iter()
-        .map(|wc| (wc.op, wc.wr_id, wc.len, wc.invalidated))
-        .collect();
-    let expected = [(WcOp::Recv, 3, 64, None), (WcOp::Recv, 4, 80, Some(0x42))];
-    assert_eq!(got, expected);
 }
 
 /// What was sent and answered wakes nobody by itself, where nobody waits for it;

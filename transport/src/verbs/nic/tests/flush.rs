@@ -44,7 +44,7 @@ fn the_flush_reads_the_last_byte_by_a_queue_pair_connected_to_itself() {
         rkey: cmb.rkey,
     };
     assert_eq!(read.opcode, SendOpcode::Read(byte));
-    assert!(read.signaled && read.pieces.len() == 1 && read.pieces[0].len == 1);
+    assert!(read.flags.signaled && read.pieces.len() == 1 && read.pieces[0].len == 1);
     let scratch = nic.adapter().shared.scratch.sge();
     assert_eq!(read.pieces[0], scratch);
     let got = now(&mut nic);
