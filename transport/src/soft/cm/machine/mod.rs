@@ -55,9 +55,14 @@ const CONSUMER_TIMEOUT_CODE: u8 = 20;
 /// How long an ended connection answers repeated messages.
 const TIME_WAIT: Duration = Duration::from_secs(2);
 
-/// Acknowledge delay told to peers, as a power of two of 4.096 µs: 134 ms, which
-/// rdma_rxe, also made of a CPU, announces.
-const TARGET_ACK_DELAY: u8 = 15;
+/// Acknowledge delay told to peers, as a power of two of 4.096 µs: 2.1 s, since a
+/// thread on a shared CPU may have to wait for its turn. Peers take it as the least
+/// time before they send again what nobody has acknowledged (12.7.33, 12.9.8.2).
+/// Shorter, a busy machine makes them do so for nothing; and rdma_rxe, when it goes
+/// back, carries out memory registrations that it had carried out already, which
+/// fails and ends the connection of an nvme-rdma host. The price: where the last of
+/// a peer's packets is lost and nothing follows it, that is noticed later.
+const TARGET_ACK_DELAY: u8 = 19;
 
 /// How long peers wait after receiver-not-ready, as the engine says it in its
 /// answers: 0.64 ms.
