@@ -57,7 +57,7 @@ const TIME_WAIT: Duration = Duration::from_secs(2);
 
 /// Acknowledge delay told to peers, as a power of two of 4.096 µs: 2.1 s, since a
 /// thread on a shared CPU may have to wait for its turn. Peers take it as the least
-/// time before they send again what nobody has acknowledged (12.7.33, 12.9.8.2).
+/// time before they send again what nobody has acknowledged (12.6.8, REP).
 /// Shorter, a busy machine makes them do so for nothing; and rdma_rxe, when it goes
 /// back, carries out memory registrations that it had carried out already, which
 /// fails and ends the connection of an nvme-rdma host. The price: where the last of
