@@ -484,3 +484,6 @@ fn pin(core: usize) {
         tracing::warn!(core, %error, "the reactor is not pinned to its core");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,6 +82,12 @@ const RULES: &[Rule] = &[
                hosts with more than one way here, or for somebody who should not be there",
     },
     Rule {
+        of: &["access_errors", "invalid_requests"],
+        share_of: &[],
+        text: "hosts asked for what they may not, such as memory of the target, and their connections ended: the log \
+               says whose; this is a defect of theirs, or somebody tries",
+    },
+    Rule {
         of: &["drops.too_long", "cm.drops.too_long"],
         share_of: &[],
         text: "packets did not fit the interface: its MTU was lowered; have hosts connect again, or raise it",
@@ -92,10 +98,14 @@ const RULES: &[Rule] = &[
         text: "the kernel had no way to a host: look at routes, neighbours and the firewall (`ip route get ADDRESS`)",
     },
     Rule {
-        of: &["cm.overflowed", "cm.drops.overflowed"],
+        of: &[
+            "cm.drops.half_open",
+            "cm.drops.half_open_of_peer",
+            "cm.refused_full",
+        ],
         share_of: &[],
-        text: "more connections were asked for at a time than are taken: hosts try again by themselves; who asks for \
-               so many?",
+        text: "more connections were asked for at a time than are taken, and hosts ask again by themselves: who asks \
+               for so many?",
     },
 ];
 
@@ -179,7 +189,8 @@ mod tests {
     #[case(&[("completer_retry_err", 1), ("sent_pkts", 10)], "completer_retry_err 1: more than 0.1 %")]
     #[case(&[("drops.too_long", 1)], "MTU")]
     #[case(&[("drops.socket_full", 1)], "net.core.rmem_max")]
-    #[case(&[("cm.overflowed", 1)], "more connections were asked for")]
+    #[case(&[("cm.drops.half_open", 1)], "more connections were asked for")]
+    #[case(&[("access_errors", 1)], "the log")]
     fn a_count_that_means_something_comes_with_advice(
         #[case] pairs: &[(&str, u64)],
         #[case] expected: &str,

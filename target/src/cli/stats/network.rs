@@ -8,10 +8,12 @@ use crate::stats::{Counts, NetworkReport, QueuePairReport};
 
 /// Words in the names of counts that tell of trouble, by how much of it.
 const TROUBLE: &[&[&str]] = &[
-    &["retrans", "retry", "timeout", "lost"],
+    &["retrans", "retry", "retri", "timeout", "lost"],
     &["drop", "discard", "low"],
     &[
         "nak",
+        "fail",
+        "invalid",
         "rnr",
         "err",
         "seq",
