@@ -349,8 +349,14 @@ impl Pair {
 
     /// Lets one thing happen; `false` when nothing ever will.
     pub fn step(&mut self) -> bool {
-        let sent = self.transmit(Who::A) | self.transmit(Who::B);
+        let more = self.step_unpolled();
         self.collect();
+        more
+    }
+
+    /// The same, and nobody asks for completions.
+    pub fn step_unpolled(&mut self) -> bool {
+        let sent = self.transmit(Who::A) | self.transmit(Who::B);
         if sent {
             return true;
         }
@@ -368,7 +374,6 @@ impl Pair {
             self.a.engine.expire(self.now);
             self.b.engine.expire(self.now);
         }
-        self.collect();
         true
     }
 

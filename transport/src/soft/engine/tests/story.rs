@@ -29,7 +29,7 @@ const JOBS_MAX: usize = 12;
 
 /// What is in the memory of both sides at first.
 static BEFORE: LazyLock<Vec<u8>> =
-    LazyLock::new(|| (0..MEMORY).map(|at| (at * 131 >> 3) as u8).collect());
+    LazyLock::new(|| (0..MEMORY).map(|at| (at * 131 / 8) as u8).collect());
 
 /// What a story is about.
 #[derive(Debug, Clone, Copy)]
