@@ -23,11 +23,14 @@ const MAX_CONNECTIONS: usize = 4096;
 /// each of 128 cores.
 const MAX_OF_PEER: usize = 2048;
 
-/// Requests that are not yet established.
-const MAX_HALF_OPEN: usize = 512;
+/// Requests that are not yet established. Good peers confirm theirs within a round
+/// trip.
+const MAX_HALF_OPEN: usize = 256;
 
-/// Of these, those of one peer. Hosts connect their queues one after the other.
-const MAX_HALF_OPEN_OF_PEER: usize = 128;
+/// Of these, those of one peer. Hosts connect the queues of a controller one after
+/// the other. Each may hold a queue pair and room for all commands of a queue
+/// until it is given up, which must not be most of what its consumer has.
+const MAX_HALF_OPEN_OF_PEER: usize = 32;
 
 /// Batches of datagrams that one call of `poll` takes from the socket.
 const BATCHES: usize = 16;

@@ -19,7 +19,7 @@ pub mod reason;
 
 mod driver;
 mod machine;
-mod packet;
+pub mod packet;
 #[cfg(test)]
 mod tests;
 
