@@ -2,5 +2,7 @@
 //! need not.
 
 pub mod bench;
+pub mod busy_host;
 pub mod good_host;
 pub mod raw_host;
+pub mod raw_packets;
