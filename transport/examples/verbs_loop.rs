@@ -1,8 +1,10 @@
 //! Runs the verbs adapter against itself on a real device, with no connection
 //! management: two parts, each connected to a queue pair that this program makes
 //! by hand and that plays a host. SEND, SEND with invalidate, READ and WRITE of
-//! several sizes with compared contents, the flush, a queue pair that is brought
-//! down with work outstanding, and what the device says to a dma-buf.
+//! several sizes with compared contents, the flush, immediate data, solicited
+//! events and the limit of the shared receive queue, a queue pair that is brought
+//! down with work outstanding, what is counted of all that, and what the device
+//! says to a dma-buf.
 //!
 //! ```text
 //! verbs_loop DEVICE [UDMABUF]          verbs_loop rxe0 /dev/udmabuf
@@ -73,6 +75,7 @@ mod with_verbs {
             exercise(&mut nic, &mut host)?;
             println!("  {:?}", nic.counters());
         }
+        println!("counted by the device: {:?}", adapter.counts());
         dma_buf(&*adapter, mode)?;
         println!("all as it should be");
         Ok(())
@@ -159,6 +162,8 @@ mod with_verbs {
         compare(region.view(), got.len as usize, 11)?;
         println!("  received {got:?}");
 
+        beside(nic, host, qp, &memory)?;
+
         host.receive(4096)?;
         let mut data = wr(4, SendOp::Write(host.remote()), &memory, 4096);
         data.signaled = false;
@@ -172,6 +177,7 @@ mod with_verbs {
         );
         // Software adapters refuse to invalidate a key that was not made by fast
         // registration, which is the kernel's alone, and the connection is over.
+        println!("  counted of {qp:?}: {:?}", nic.qp_counts(qp));
         close(nic, qp)?;
         let qp = open(nic, host)?;
 
@@ -192,6 +198,71 @@ mod with_verbs {
         close(nic, qp)?;
         println!("  destroyed after {:?}", began.elapsed());
         nic.deregister(&memory);
+        println!("  counted by the part: {:?}", nic.counts());
+        Ok(())
+    }
+
+    /// What goes along with messages, both ways, and what is told beside them.
+    fn beside(
+        nic: &mut VerbsNic,
+        host: &mut Host,
+        qp: QpNumber,
+        memory: &MemoryRegion,
+    ) -> Outcome<()> {
+        let imm = 0x0102_0304;
+        let to = host.remote();
+        for op in [
+            SendOp::SendImmediate { imm },
+            SendOp::WriteImmediate { to, imm },
+        ] {
+            host.receive(64)?;
+            nic.post_send(qp, &[wr(6, op, memory, 64)])?;
+            wait(nic, 1)?;
+            let got = host.wait(nic)?;
+            let wrote = matches!(op, SendOp::WriteImmediate { .. });
+            if (got.imm, got.wrote, got.len) != (Some(imm), wrote, 64) {
+                return Err(format!("{op:?} arrived as {got:?}").into());
+            }
+        }
+
+        // The first spends what the queue was armed for before, the second wakes
+        // nobody, and of the fourth the limit tells.
+        let sge = Sge {
+            addr: memory.base,
+            len: 64,
+            lkey: memory.lkey,
+        };
+        nic.post_recv(&[50, 51, 52, 53, 54].map(|wr_id| RecvWr { wr_id, sge }))?;
+        nic.arm_srq_limit(2)?;
+        let mut woken = Vec::new();
+        for solicited in [false, false, true, false] {
+            let mut got = Completions::new();
+            while !nic.arm(Instant::now(), Wake::Solicited) {
+                nic.poll(Instant::now(), &mut got);
+            }
+            host.post(SendOpcode::SendImmediate(imm), solicited, 64)?;
+            let wait = Timespec {
+                tv_sec: 0,
+                tv_nsec: 300_000_000,
+            };
+            let fd = nic.event_fd();
+            let ready = rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&wait))?;
+            woken.push(ready > 0);
+            let end = Instant::now() + LIMIT;
+            while got.is_empty() && Instant::now() < end {
+                nic.poll(Instant::now(), &mut got);
+            }
+            if got.first().is_none_or(|wc| wc.imm != Some(imm)) {
+                return Err(format!("immediate data arrived as {got:?}").into());
+            }
+        }
+        println!("  woken by messages of which the third is solicited: {woken:?}");
+        if woken[1..3] != [false, true] {
+            return Err("solicited events are not told apart".into());
+        }
+        println!("  {:?}", event(nic)?);
+        host.send(64)?;
+        expect(nic, WcOp::Recv, 54)?;
         Ok(())
     }
 
@@ -431,14 +502,17 @@ mod with_verbs {
         }
 
         fn send(&mut self, len: usize) -> Outcome<()> {
+            self.post(SendOpcode::Send, false, len)
+        }
+
+        fn post(&mut self, opcode: SendOpcode, solicited: bool, len: usize) -> Outcome<()> {
             let mut list = SendList::new();
             let pieces = [self.sge(len)];
-            assert!(list.push(
-                2,
-                SendOpcode::Send,
-                SendFlags::default(),
-                SendData::Pieces(&pieces)
-            ));
+            let flags = SendFlags {
+                signaled: false,
+                solicited,
+            };
+            assert!(list.push(2, opcode, flags, SendData::Pieces(&pieces)));
             self.qp.post(&mut list).map_err(|why| format!("{why:?}"))?;
             Ok(())
         }
