@@ -223,7 +223,7 @@ both_sides_speak() {
     echo "its adapters:"
     rdma statistic show link
     echo "the target:"
-    sidelane stats --json --control "$control" | jq -c 'del(.pools, .namespaces)'
+    sidelane stats --json --control "$control" | jq -c 'del(.pools, .namespaces, .queue_pairs)'
     grep -E 'WARN|ERROR|association ended' "$log/target" | tail -n 15
 }
 

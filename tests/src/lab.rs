@@ -1,6 +1,7 @@
 //! Runs a scenario in the lab's virtual machine, see `tests/lab/vm --help`.
 
 mod payload;
+pub mod weather;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -115,12 +116,30 @@ impl Outcome {
 /// # Errors
 /// When the lab does not boot.
 pub fn run(name: &str, nic: Nic, variables: &[(&str, &str)]) -> anyhow::Result<Outcome> {
+    run_with(name, nic, variables, &[])
+}
+
+/// As [`run`], with examples of this crate lent to the guest, in `/share`.
+///
+/// # Errors
+/// When the lab does not boot, or an example has not been built.
+pub fn run_with(
+    name: &str,
+    nic: Nic,
+    variables: &[(&str, &str)],
+    programs: &[&str],
+) -> anyhow::Result<Outcome> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let share = tempfile::tempdir()?;
     let scenarios = tests.join("scenarios");
     for entry in fs::read_dir(&scenarios)? {
         let entry = entry?;
         fs::copy(entry.path(), share.path().join(entry.file_name()))?;
+    }
+    for program in programs {
+        let from = example(program)?;
+        fs::copy(&from, share.path().join(program))
+            .with_context(|| format!("{} cannot be lent to the guest", from.display()))?;
     }
     let mut child = Command::new(tests.join("lab/vm"))
         .args([
@@ -161,4 +180,15 @@ pub fn run(name: &str, nic: Nic, variables: &[(&str, &str)]) -> anyhow::Result<O
         steps,
         status,
     })
+}
+
+/// Where cargo puts an example: beside the folder of the tests, which it builds
+/// together with them.
+fn example(name: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let built = test.parent().and_then(Path::parent);
+    Ok(built
+        .context("a test without folders")?
+        .join("examples")
+        .join(name))
 }

@@ -3,6 +3,7 @@
 
 pub mod address_proof;
 pub mod bench_lab;
+pub mod exercise;
 pub mod fuzz;
 pub mod hooked;
 pub mod in_process;

@@ -7,7 +7,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use sidelane_nvme::spec::{CQE_LEN, Cqe};
 use sidelane_p2p::{DmaSpace, MemView};
 use sidelane_transport::cm::Connector;
-use sidelane_transport::nic::{Access, ActiveNic, Completions, MAX_COMPLETIONS, RecvWr, Wake};
+use sidelane_transport::nic::{
+    Access, ActiveNic, Completions, Count, MAX_COMPLETIONS, RecvWr, Wake,
+};
 
 use super::memory::{HostMemory, Layout};
 use super::options::{DEPTH_MAX, IO_QUEUES_MAX};
@@ -75,6 +77,11 @@ impl Endpoint {
     /// The data area: what reads fill and writes send, named by offset.
     pub fn data(&self) -> &MemView {
         self.memory.data()
+    }
+
+    /// What the adapter has counted, by name.
+    pub fn counts(&self) -> Vec<Count> {
+        self.nic.counts()
     }
 
     /// The completion in a receive buffer; the buffer is due to be posted again.
