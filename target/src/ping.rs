@@ -151,25 +151,35 @@ impl BandwidthOptions {
     }
 }
 
-/// The own address that packets to `remote` leave from, by the routing table.
+/// The own address to reach `remote` from: this one, or the one that the routing
+/// table names.
 ///
 /// # Errors
-/// When there is no route, or the peer's address is the own one.
-pub fn own_address(remote: IpAddr) -> Result<IpAddr, PingError> {
+/// When there is no route, or the peer's address is the own one, or of another
+/// family.
+pub fn own_address(from: Option<IpAddr>, remote: IpAddr) -> Result<IpAddr, PingError> {
+    let own = match from {
+        Some(local) if local.is_ipv4() != remote.is_ipv4() => {
+            return Err(PingError::Family { local, remote });
+        }
+        Some(local) => local,
+        None => routed(remote).map_err(|source| PingError::NoRoute { remote, source })?,
+    };
+    if own == remote {
+        return Err(PingError::OwnAddress(remote));
+    }
+    Ok(own)
+}
+
+/// Connecting a UDP socket sends nothing, and has the system choose.
+fn routed(remote: IpAddr) -> std::io::Result<IpAddr> {
     let any: IpAddr = match remote {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    // Connecting a UDP socket sends nothing.
-    let asked = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect((remote, PORT))?;
-        socket.local_addr()
-    });
-    match asked {
-        Ok(own) if own.ip() == remote => Err(PingError::OwnAddress(remote)),
-        Ok(own) => Ok(own.ip()),
-        Err(source) => Err(PingError::NoRoute { remote, source }),
-    }
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect((remote, PORT))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// The soft NIC of an own address, for [`ping`], [`bandwidth`] or [`serve`].

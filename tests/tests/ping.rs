@@ -290,9 +290,15 @@ fn options_out_of_bounds_are_refused() {
 #[test]
 fn the_own_address_is_told_from_a_peer() {
     let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let error = ping::own_address(loopback).unwrap_err();
-    assert!(matches!(error, PingError::OwnAddress(_)), "{error}");
-    assert_eq!(ping::own_address(fresh_address()).unwrap(), loopback);
+    for from in [None, Some(loopback)] {
+        let error = ping::own_address(from, loopback).unwrap_err();
+        assert!(matches!(error, PingError::OwnAddress(_)), "{error}");
+    }
+    assert_eq!(ping::own_address(None, fresh_address()).unwrap(), loopback);
+    let own = fresh_address();
+    assert_eq!(ping::own_address(Some(own), loopback).unwrap(), own);
+    let other_family = ping::own_address(Some(own), "fd00::1".parse().unwrap());
+    assert!(matches!(other_family, Err(PingError::Family { .. })));
 }
 
 /// A peer that does what it likes.

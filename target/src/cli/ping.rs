@@ -51,15 +51,8 @@ fn with_signals(
 }
 
 fn ask(args: &PingArgs, peer: IpAddr, stop: &Stop) -> anyhow::Result<()> {
-    let local = match args.from {
-        Some(from) if from.is_ipv4() != peer.is_ipv4() => {
-            let (local, remote) = (from, peer);
-            return Err(ping::PingError::Family { local, remote }.into());
-        }
-        Some(from) => from,
-        None => ping::own_address(peer)?,
-    };
-    let mut screen = Screen::new(args.json, peer);
+    let local = ping::own_address(args.from, peer)?;
+    let mut screen = Screen::new(args.json, peer, stop);
     let (good, failure) = match args.bandwidth {
         Some(seconds) => {
             let options = args.bandwidth_options(peer, seconds)?;
@@ -73,8 +66,7 @@ fn ask(args: &PingArgs, peer: IpAddr, stop: &Stop) -> anyhow::Result<()> {
         None => {
             let options = args.ping_options(peer)?;
             let (nic, cm) = ping::open(local)?;
-            screen.size = options.size;
-            screen.connections = options.connections;
+            screen.rounds = Some((options.size, options.connections));
             let tell = &mut |event: Event<'_>| screen.show(&event);
             let report = ping::ping(nic, cm, &options, stop, tell)?;
             screen.report(&report)?;
@@ -91,12 +83,12 @@ fn ask(args: &PingArgs, peer: IpAddr, stop: &Stop) -> anyhow::Result<()> {
 fn answer(args: &PingArgs, stop: &Stop) -> anyhow::Result<()> {
     let at = match args.at {
         Some(at) => at,
-        None => ping::own_address(ANYWHERE)
+        None => ping::own_address(None, ANYWHERE)
             .context("there is no default route; --at names the own address to serve at")?,
     };
     let (nic, cm) = ping::open(at)?;
     let options = ServeOptions::new(SocketAddr::new(at, args.port));
-    let mut screen = Screen::new(false, at);
+    let screen = Screen::new(false, at, stop);
     screen.line(&format!("answering at {}; Ctrl-C ends it", options.at));
     ping::serve(nic, cm, &options, stop, &mut |event| screen.show(&event))?;
     Ok(())
@@ -104,63 +96,63 @@ fn answer(args: &PingArgs, stop: &Stop) -> anyhow::Result<()> {
 
 /// What is shown while it happens: lines on stdout, progress on a terminal's
 /// stderr.
-struct Screen {
+struct Screen<'a> {
     json: bool,
     peer: IpAddr,
-    size: u32,
-    connections: usize,
+    /// Bytes of a round, and connections; of rounds only, whose lines are progress
+    /// enough.
+    rounds: Option<(u32, usize)>,
     terminal: bool,
+    stop: &'a Stop,
 }
 
-impl Screen {
-    fn new(json: bool, peer: IpAddr) -> Self {
+impl<'a> Screen<'a> {
+    fn new(json: bool, peer: IpAddr, stop: &'a Stop) -> Self {
         Self {
             json,
             peer,
-            size: 0,
-            connections: 1,
-            terminal: std::io::stderr().is_terminal(),
+            rounds: None,
+            terminal: std::io::stderr().is_terminal() && !json,
+            stop,
         }
     }
 
-    fn show(&mut self, event: &Event<'_>) {
-        let on = |line: &usize| match self.connections {
-            1 => String::new(),
+    fn show(&self, event: &Event<'_>) {
+        let (bytes, connections) = self.rounds.unwrap_or_default();
+        let on = |line: &usize| match connections {
+            0 | 1 => String::new(),
             _ => format!(" connection={}", line + 1),
         };
+        let peer = self.peer;
         match event {
             Event::Back { line, round, time } => self.line(&format!(
-                "{} bytes from {}: seq={round}{} time={:.3} ms",
-                self.size,
-                self.peer,
+                "{bytes} bytes from {peer}: seq={round}{} time={:.3} ms",
                 on(line),
                 time.as_secs_f64() * 1e3
             )),
             Event::Lost { line, round, loss } => {
                 self.line(&format!(
-                    "from {}: seq={round}{} lost: {loss}",
-                    self.peer,
+                    "from {peer}: seq={round}{} lost: {loss}",
                     on(line)
                 ));
             }
             Event::Note(note) => self.line(note),
-            // Of rounds, the lines themselves are the progress.
-            Event::Progress(text) if self.size == 0 && self.terminal && !self.json => {
+            Event::Progress(text) if self.rounds.is_none() && self.terminal => {
                 eprint!("\r\x1b[K{text}");
             }
             Event::Progress(_) => {}
         }
     }
 
-    /// Where nobody reads any more, there is nobody to tell.
+    /// Where nobody reads any more, nobody wants more.
     fn line(&self, text: &str) {
-        if !self.json {
-            let _ = writeln!(std::io::stdout(), "{text}");
+        if !self.json && writeln!(std::io::stdout(), "{text}").is_err() {
+            self.stop.wish();
         }
     }
 
     fn report<R: Serialize + std::fmt::Display>(&self, report: &R) -> anyhow::Result<()> {
-        if self.terminal && !self.json {
+        if self.terminal {
             eprint!("\r\x1b[K");
         }
         let text = match self.json {

@@ -296,17 +296,26 @@ impl fmt::Display for BandwidthReport {
     }
 }
 
-/// Whether a count tells of the quality of the path, and not of what went over it.
-fn is_trouble(name: &str) -> bool {
-    let traffic = ["packets_", "bytes_", "cm.received", "cm.sent"];
-    !traffic.iter().any(|prefix| name.starts_with(prefix))
-}
+/// Words in the names of counts that tell of the quality of the path, and not of
+/// what went over it.
+const TROUBLE: [&str; 10] = [
+    "retransmit",
+    "timeout",
+    "retries",
+    "lost",
+    "nak",
+    "duplicate",
+    "drop",
+    "repeated",
+    "refused",
+    "errors",
+];
 
 fn write_path(f: &mut fmt::Formatter<'_>, counts: &Counts) -> fmt::Result {
     f.write_str("path:")?;
     let mut silent = true;
     for (name, value) in counts {
-        if *value > 0 && is_trouble(name) {
+        if *value > 0 && TROUBLE.iter().any(|word| name.contains(word)) {
             write!(f, "{} {name} {value}", if silent { "" } else { "," })?;
             silent = false;
         }
@@ -343,7 +352,13 @@ mod tests {
         tally.lose(&Loss::Disconnected);
         let report = report(
             &tally,
-            &[("retransmits", 3), ("packets_in", 900), ("cm.sent", 2)],
+            &[
+                ("retransmits", 3),
+                ("packets_in", 900),
+                ("cm.sent", 2),
+                ("cm.duplicates.rep", 1),
+                ("timeouts", 0),
+            ],
         );
         assert!(!report.is_good());
         let text = report.to_string();
@@ -355,7 +370,10 @@ mod tests {
             text.contains("min 1.0 us, avg 50.5 us, p99 99.0 us, max 100.0 us"),
             "{text}"
         );
-        assert!(text.ends_with("path: retransmits 3"), "{text}");
+        assert!(
+            text.ends_with("path: cm.duplicates.rep 1, retransmits 3"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! bandwidth against for a Sidelane that asks for it.
 //!
 //! A client of rounds is given no right to anything here: it is the server that
-//! reads and writes. A client of bandwidth may read and write a buffer that holds
-//! nothing but what such clients wrote. Whatever else a client does ends its own
-//! connection.
+//! reads and writes. A client of bandwidth is told the key of a buffer of its own. A
+//! key is good for whoever knows it, so such a buffer holds nothing but what such
+//! clients wrote, and nothing is read from it. Whatever else a client does ends its
+//! own connection.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

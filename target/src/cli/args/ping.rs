@@ -23,7 +23,7 @@ pub struct PingArgs {
     pub serve: bool,
 
     /// The own address to serve at; that of the default route if not given
-    #[arg(long, value_name = "ADDRESS", requires = "serve")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "address")]
     pub at: Option<IpAddr>,
 
     /// The own address to ping from; the one that the routing table names if not given
@@ -129,7 +129,7 @@ rping it takes rounds on several connections. The summary names what had to be r
 way (retransmits, timeouts, NAKs, drops): on a fit network nothing.
 
 The software NIC has UDP port 4791 of its address for itself: neither rdma_rxe nor a target on a software NIC may be \
-there. A server gives no client a right to anything but a buffer of that client's own.
+there. What a server lets clients touch is scratch memory for --bandwidth, nothing else.
 
 What to look for:
   no answer                  the machine, its address, or a firewall: UDP port 4791 must pass both ways
@@ -225,7 +225,7 @@ mod tests {
     #[case("sidelane ping", "ADDRESS")]
     #[case("sidelane ping somewhere", "somewhere")]
     #[case("sidelane ping fd00::1 --serve", "--serve")]
-    #[case("sidelane ping fd00::1 --at fd00::2", "--serve")]
+    #[case("sidelane ping fd00::1 --at fd00::2", "--at")]
     #[case("sidelane ping --serve --count 1", "--count")]
     #[case("sidelane ping fd00::1 --interval 31", "0 to 30")]
     #[case("sidelane ping fd00::1 --interval NaN", "0 to 30")]
