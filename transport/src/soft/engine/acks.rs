@@ -189,8 +189,8 @@ impl Requester {
         Ok(())
     }
 
-    /// Sends again what a NAK, said or implied, told to be missing (9.7.5.1.1,
-    /// 9.9.2.1).
+    /// Sends again what a NAK, said or implied, told to be missing (9.7.6.1,
+    /// 9.9.2).
     fn retry(&mut self, now: Instant, shared: &mut Shared) -> Result<(), Failure> {
         if !self.spend_retry_for_loss(now) {
             return Err(Failure::first(WcStatus::RetryExceeded));

@@ -1,7 +1,7 @@
 //! READs of the peer that are being answered: the responder's resources.
 //!
 //! InfiniBand Architecture, volume 1, 9.7.4 (as many as were agreed on) and
-//! 9.7.5.1.5 (repeated requests). They are answered in the order of their
+//! 9.7.5.1 (repeated requests). They are answered in the order of their
 //! numbers, whichever order they came in; so one that a network delivers again
 //! long after it was answered takes nothing from those that are still waited for.
 #![forbid(unsafe_code)]

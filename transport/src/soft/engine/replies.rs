@@ -1,8 +1,8 @@
 //! What the responder says: READ responses, acknowledgements, NAKs.
 //!
 //! InfiniBand Architecture, volume 1, 9.7.5: responses leave in the order of
-//! the requests they answer (9.7.5.1.1), and one acknowledgement serves for all
-//! that came before (9.7.5.1.2). So READ responses come first, and an
+//! the requests they answer, and one acknowledgement serves for all that came
+//! before (9.7.5.1). So READ responses come first, and an
 //! acknowledgement, which is always for something later, after them. It covers
 //! all before it, so one note is enough.
 #![forbid(unsafe_code)]

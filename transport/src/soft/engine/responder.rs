@@ -357,7 +357,7 @@ impl Responder {
         self.stats.messages_in += 1;
     }
 
-    /// A request that was received before (9.7.5.1.5): SEND and WRITE
+    /// A request that was received before (9.7.5.1): SEND and WRITE
     /// are acknowledged again, where asked for, and not done again; READ is.
     fn duplicate(&mut self, headers: &Headers, mtu: u32, shared: &mut Shared) {
         self.stats.duplicates += 1;

@@ -1,6 +1,7 @@
 //! The core, driven by hand and by chance.
 
 mod blackouts;
+mod document;
 mod errors;
 mod hostile;
 mod lossy;

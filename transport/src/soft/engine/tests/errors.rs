@@ -161,6 +161,57 @@ fn a_message_longer_than_its_buffer_ends_both_sides_and_stays_inside_the_buffer(
 }
 
 #[test]
+fn a_buffer_whose_key_has_gone_is_the_responders_own_fault() {
+    let mut pair = Pair::new(1024);
+    let engine = &mut pair.b.engine;
+    let key = engine.register(&pair.b.region, all_access()).unwrap();
+    let sge = Sge {
+        lkey: key.lkey,
+        ..pair.b.sge(RECV_BASE, 1000)
+    };
+    let wr = crate::nic::RecvWr { wr_id: 7, sge };
+    pair.b.engine.post_recv(&[wr]).unwrap();
+    pair.b.engine.deregister(&key);
+    pair.a.fill(0, 100, 1);
+    let sge = pair.a.sge(0, 100);
+    pair.a.post(1, SendOp::Send, &[sge]);
+    pair.run();
+    assert_eq!(statuses(&pair), [(1, WcStatus::RemoteOperation)]);
+    let theirs = pair.b.done[0];
+    assert_eq!(
+        (theirs.wr_id, theirs.status),
+        (7, WcStatus::LocalProtection)
+    );
+    assert_eq!(pair.b.bytes(RECV_BASE, 1000), [0; 1000]);
+}
+
+/// It came back before those that were sent ahead of it, and they as flushed.
+#[test]
+fn a_request_whose_own_key_has_gone_waits_for_those_before_it() {
+    let mut pair = Pair::new(1024);
+    let remote = pair.b.remote(0);
+    let engine = &mut pair.a.engine;
+    let key = engine.register(&pair.a.region, all_access()).unwrap();
+    let good = pair.a.sge(0, 5000);
+    let bad = Sge {
+        lkey: key.lkey,
+        ..good
+    };
+    for (id, sge) in [(1, good), (2, good), (3, bad), (4, good)] {
+        pair.a.post(id, SendOp::Write(remote), &[sge]);
+    }
+    pair.a.engine.deregister(&key);
+    pair.run();
+    let expected = [
+        (1, WcStatus::Success),
+        (2, WcStatus::Success),
+        (3, WcStatus::LocalProtection),
+        (4, WcStatus::Flushed),
+    ];
+    assert_eq!(statuses(&pair), expected);
+}
+
+#[test]
 fn own_memory_is_checked_when_posted_and_when_used() {
     let mut pair = Pair::new(1024);
     let remote = pair.b.remote(0);

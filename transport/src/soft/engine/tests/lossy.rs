@@ -202,6 +202,9 @@ fn check(plan: &Plan) {
 }
 
 proptest! {
+    // Most of the time for chance goes to the stories, which hold more.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn every_message_arrives_once_and_in_order_or_all_is_flushed_once(plan in plan()) {
         check(&plan);
