@@ -182,11 +182,14 @@ fn routed(remote: IpAddr) -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
+/// An adapter, and what sets its connections up.
+pub type Opened = (Box<dyn ActiveNic>, Box<dyn Connector>);
+
 /// The soft NIC of an own address, for [`ping`], [`bandwidth`] or [`serve`].
 ///
 /// # Errors
 /// When the address or its UDP port 4791 cannot be had, with the remedy.
-pub fn open(local: IpAddr) -> Result<(Box<dyn ActiveNic>, Box<dyn Connector>), PingError> {
+pub fn open(local: IpAddr) -> Result<Opened, PingError> {
     let (mut nics, cm) = sidelane_transport::soft::open(local, 1)?;
     match nics.pop() {
         Some(nic) => Ok((Box::new(nic), Box::new(cm))),

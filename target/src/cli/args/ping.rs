@@ -135,7 +135,8 @@ What to look for:
   no answer                  the machine, its address, or a firewall: UDP port 4791 must pass both ways
   nothing listens            the network is fit as far as that; start the peer
   64 bytes pass, 4096 do not an MTU on the way that is too small
-  retransmits, drops         packets are lost: cables, congestion without flow control, small socket buffers
+  sequence_naks_in           packets are lost: cables, congestion without flow control, small socket buffers
+  timeouts without those     one of the two machines is short of CPU
 
 Examples:
   sidelane ping 192.168.77.1                                 the peer runs: rping -s -P
