@@ -108,11 +108,10 @@ impl SoftCm {
 
     /// Takes one batch of datagrams, and gives their number.
     fn receive(&mut self, now: Instant) -> io::Result<usize> {
-        let local = self.socket.local();
         let (core, counters) = (&mut self.core, &mut self.counters);
-        self.socket
-            .receive(|from, payload| match packet::read(local, from, payload) {
-                Ok(mad) => core.handle(from.ip(), mad, now),
+        self.socket.receive(|from, packet| {
+            match packet.map_err(|_| Unwelcome::Icrc).and_then(packet::mad) {
+                Ok(mad) => core.handle(from, mad, now),
                 Err(why) => {
                     tracing::debug!(%from, %why, "packet for queue pair 1 dropped");
                     match why {
@@ -120,7 +119,8 @@ impl SoftCm {
                         Unwelcome::Kind => counters.not_management += 1,
                     }
                 }
-            })
+            }
+        })
     }
 
     fn send(&mut self, now: Instant) -> io::Result<()> {

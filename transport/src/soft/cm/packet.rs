@@ -1,12 +1,12 @@
 //! The packet around a management datagram: a UD SEND from queue pair 1 to queue
 //! pair 1 (InfiniBand Architecture, volume 1, 9.8.3, 13.5.1 and annex A17).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::mad::{MAD_LEN, Mad};
 use crate::soft::icrc;
 use crate::soft::psn::Psn;
-use crate::soft::wire::{Bth, DEFAULT_PKEY, Deth, Headers, ICRC_LEN, Opcode, ROCE_V2_PORT};
+use crate::soft::wire::{Bth, DEFAULT_PKEY, Deth, Headers, ICRC_LEN, Opcode};
 
 use zerocopy::IntoBytes;
 
@@ -34,9 +34,19 @@ pub enum Unwelcome {
 ///
 /// # Errors
 /// When there is none.
-pub fn read(local: IpAddr, from: SocketAddr, payload: &[u8]) -> Result<&[u8], Unwelcome> {
-    let packet = icrc::verify(from.ip(), local, from.port(), ROCE_V2_PORT, payload)
-        .map_err(|_| Unwelcome::Icrc)?;
+#[cfg(test)]
+pub fn read(local: IpAddr, from: std::net::SocketAddr, payload: &[u8]) -> Result<&[u8], Unwelcome> {
+    let port = crate::soft::wire::ROCE_V2_PORT;
+    let packet = icrc::verify(from.ip(), local, from.port(), port, payload);
+    mad(packet.map_err(|_| Unwelcome::Icrc)?)
+}
+
+/// The management datagram in a packet, whose invariant CRC has been checked
+/// and taken off.
+///
+/// # Errors
+/// When there is none.
+pub fn mad(packet: &[u8]) -> Result<&[u8], Unwelcome> {
     let (headers, mad) = Headers::read(packet).map_err(|_| Unwelcome::Kind)?;
     let bth = &headers.bth;
     let expected = Deth {
@@ -55,17 +65,16 @@ pub fn read(local: IpAddr, from: SocketAddr, payload: &[u8]) -> Result<&[u8], Un
 /// Writes the packet that takes `mad` from `local` to `to`, into [`PACKET_LEN`]
 /// bytes. `None` when `out` is shorter.
 pub fn write(out: &mut [u8], local: IpAddr, to: IpAddr, psn: Psn, mad: &Mad) -> Option<()> {
-    let (packet, crc) = out.split_at_mut_checked(PACKET_LEN - ICRC_LEN)?;
+    let datagram = out.get_mut(..PACKET_LEN)?;
     let mut headers = Headers::new(Bth::new(Opcode::UdSendOnly, GENERAL_SERVICE_QP, psn));
     headers.deth = Some(Deth {
         qkey: GENERAL_SERVICE_QKEY,
         source_qp: GENERAL_SERVICE_QP,
     });
-    let body = headers.write(packet)?;
+    let body = headers.write(datagram)?;
     for (to, from) in body.iter_mut().zip(mad.as_bytes()) {
         *to = *from;
     }
-    let sum = icrc::compute(local, to, ROCE_V2_PORT, ROCE_V2_PORT, packet);
-    *crc.first_chunk_mut::<ICRC_LEN>()? = sum.to_le_bytes();
+    icrc::seal(local, to, 0, datagram);
     Some(())
 }

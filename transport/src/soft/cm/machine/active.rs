@@ -213,10 +213,13 @@ impl CmCore {
         attrs.max_rd_atomic = attrs.max_rd_atomic.min(rep.responder_resources);
         attrs.max_dest_rd_atomic = attrs.max_dest_rd_atomic.min(rep.initiator_depth);
         attrs.rnr_retry = rep.retries.rnr_retry();
-        // An acknowledgement is not missing before the peer's adapter can have sent
-        // it (9.7.6.1.3).
+        // The peer's adapter may take so long to acknowledge (12.6.8). To repeat a
+        // request before that does no harm, to give up would: with its seven retries
+        // the queue pair waits for eight times its timeout, twice the delay.
         let delay = rep.transport.target_ack_delay();
-        attrs.timeout = attrs.timeout.max((delay + 1).min(MAX_ACK_TIMEOUT));
+        attrs.timeout = attrs
+            .timeout
+            .max(delay.saturating_sub(2).min(MAX_ACK_TIMEOUT));
         let attrs = *attrs;
         self.by_remote.insert((from, remote), id);
         self.by_qpn.insert((from, qpn), id);

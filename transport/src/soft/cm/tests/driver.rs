@@ -12,7 +12,7 @@ use crate::soft::cm::SoftCm;
 use crate::soft::cm::mad::Mad;
 use crate::soft::cm::messages::Rtu;
 use crate::soft::cm::packet::{self, PACKET_LEN};
-use crate::soft::port;
+use crate::soft::port::{self, IcrcCheck, Settings};
 use crate::soft::psn::Psn;
 use crate::soft::wire::ROCE_V2_PORT;
 
@@ -32,7 +32,12 @@ struct Stage {
 impl Stage {
     fn new(number: u8) -> Self {
         let (at, from) = (fresh_address(number), fresh_address(number + 1));
-        let port = port::open(at, 1).unwrap();
+        // The stranger's socket chooses identifications that it does not know.
+        let settings = Settings {
+            icrc: IcrcCheck::Socket,
+            ..Settings::default()
+        };
+        let port = port::open_with(at, 1, settings).unwrap();
         let mut cm = SoftCm::new(port.cm, 4096, 16);
         cm.listen(SocketAddr::new(at, PORT)).unwrap();
         let stranger = UdpSocket::bind(SocketAddr::new(from, ROCE_V2_PORT)).unwrap();
