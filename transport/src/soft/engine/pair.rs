@@ -334,7 +334,15 @@ impl Pair {
         let (from, own) = (to.other().addr(), to.addr());
         let engine = &mut self.side(to).engine;
         let packet = if checked {
-            icrc::verify(from, own, ROCE_V2_PORT, ROCE_V2_PORT, bytes).ok()
+            // A UDP socket does not show all of an IPv4 header, so there one altered
+            // packet in 32,768 passes. A test by chance meets that one; here all is
+            // known, as on a raw socket.
+            let whole = |packet: &&[u8]| {
+                let crc = icrc::compute(from, own, ROCE_V2_PORT, ROCE_V2_PORT, packet);
+                bytes.ends_with(&crc.to_le_bytes())
+            };
+            let passed = icrc::verify(from, own, ROCE_V2_PORT, ROCE_V2_PORT, bytes).ok();
+            passed.filter(whole)
         } else {
             bytes.len().checked_sub(4).map(|end| &bytes[..end])
         };
