@@ -6,6 +6,7 @@
 
 pub(super) mod fixture;
 mod objects;
+mod queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -22,6 +23,8 @@ use super::ffi::{
 use crate::nic::Sge;
 
 pub(super) use objects::{DoubleCq, DoubleMr, DoubleQp, DoubleSrq};
+pub(super) use queue::Message;
+use queue::{Armed, Queue, wc};
 
 /// A call that can be told to fail or to stall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,34 +105,6 @@ struct Pair {
     recv_cq: usize,
     failed: bool,
     outstanding: VecDeque<Wr>,
-}
-
-/// What a completion queue tells of next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Armed {
-    No,
-    Solicited,
-    All,
-}
-
-/// A message that arrives.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Message {
-    pub len: u32,
-    pub invalidated: Option<u32>,
-    pub imm: Option<u32>,
-    /// An RDMA WRITE, not a SEND.
-    pub wrote: bool,
-    pub solicited: bool,
-}
-
-/// A completion queue.
-struct Queue {
-    wcs: VecDeque<Wc>,
-    armed: Armed,
-    channel: Arc<OwnedFd>,
-    /// Comes after the events were drained and before the queue is armed.
-    before_arm: Option<Wc>,
 }
 
 pub(super) struct State {
@@ -352,34 +327,6 @@ impl Double {
             _ => None,
         });
         posts.collect()
-    }
-}
-
-fn wc(qp: u32, wr_id: u64, status: u32, len: u32) -> Wc {
-    Wc {
-        wr_id,
-        status,
-        vendor_error: 0,
-        qp,
-        len,
-        invalidated: None,
-        imm: None,
-        wrote: false,
-    }
-}
-
-impl Queue {
-    fn push(&mut self, wc: Wc, solicited: bool) {
-        self.wcs.push_back(wc);
-        let told = match self.armed {
-            Armed::No => false,
-            Armed::Solicited => solicited || wc.status != status::SUCCESS,
-            Armed::All => true,
-        };
-        if told {
-            self.armed = Armed::No;
-            ring(&*self.channel);
-        }
     }
 }
 

@@ -44,7 +44,7 @@ fn in_order(counts: &Counts) -> Vec<(&str, u64)> {
 pub(super) fn render(report: &NetworkReport, queue_pairs: bool) -> String {
     let mut parts = vec![devices(report).to_string()];
     if queue_pairs {
-        parts.push(pairs(&report.queue_pairs).to_string());
+        parts.extend(report.queue_pairs.iter().map(pair));
     }
     let silent = report.silent.iter();
     parts.extend(
@@ -86,32 +86,23 @@ fn add_rows(table: &mut Table, name: &str, rows: &[(&str, (&str, u64))]) {
     }
 }
 
-fn pairs(pairs: &[QueuePairReport]) -> Table {
-    let mut table = table(&["nic", "queue pair", "host", "core", "queue", "counts"], 6);
-    for pair in pairs {
-        let mut queue = match &pair.queue {
-            Some(it) => format!("{} controller {} queue {}", it.nqn, it.cntlid, it.qid),
-            None => "not connected".to_owned(),
-        };
-        if pair.ending {
-            queue.push_str(", ending");
-        }
-        let counts = in_order(&pair.counts).into_iter();
-        let counts: Vec<_> = counts.map(|(name, n)| format!("{name} {n}")).collect();
-        let host = match &pair.queue {
-            Some(queue) => format!("{} at {}", queue.host, pair.remote),
-            None => pair.remote.clone(),
-        };
-        table.add_row([
-            &pair.nic,
-            &format!("{:#x}", pair.qp),
-            &host,
-            &pair.core.to_string(),
-            &queue,
-            &counts.join(", "),
-        ]);
-    }
-    table
+/// Whose it is, and below that what it has counted: too long for a table.
+fn pair(pair: &QueuePairReport) -> String {
+    let queue = match &pair.queue {
+        Some(it) => format!("queue {} of controller {} of {}", it.qid, it.cntlid, it.nqn),
+        None => "not connected".to_owned(),
+    };
+    let ending = if pair.ending { ", ending" } else { "" };
+    let counts = in_order(&pair.counts).into_iter();
+    let counts: Vec<_> = counts.map(|(name, n)| format!("{name} {n}")).collect();
+    format!(
+        "queue pair {:#x} of {} with {}, core {}: {queue}{ending}\n  {}",
+        pair.qp,
+        pair.nic,
+        pair.remote,
+        pair.core,
+        counts.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -199,10 +190,8 @@ mod tests {
     fn a_queue_pair_is_shown_with_whose_it_is() {
         let text = render(&report(), true);
         let order = [
-            "0x11",
-            "nqn.x:host at 192.0.2.7",
-            "2",
-            "nqn.x:disk controller 1 queue 3",
+            "queue pair 0x11 of rxe0 with 192.0.2.7, core 2",
+            "queue 3 of controller 1 of nqn.x:disk\n",
         ];
         assert_order(&text, &order);
         assert_order(&text, &["retransmits 1, packets_out 10"]);
