@@ -1,10 +1,12 @@
-//! The protocol core of the software adapter: two engines with a connected
-//! queue pair each, and a network between them that loses, repeats, reorders,
-//! alters and invents packets as the input says.
+//! The protocol core of the software adapter: two engines with two connected
+//! queue pairs each, and a network between them that loses, repeats, reorders,
+//! alters and invents packets as the input says. Keys go in the middle of it, and
+//! queue pairs are brought to error.
 //!
 //! Promised, whatever the network does: nothing is placed outside registered
 //! memory, every send work request ends exactly once, no receive buffer ends
-//! twice, and there is an end to it.
+//! twice, one thing that happens makes no more packets than were agreed on, and
+//! there is an end to it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -30,6 +32,13 @@ const POSTS_MAX: usize = 256;
 const FLIGHTS_MAX: usize = 256;
 /// More steps than any end takes.
 const STEPS_MAX: usize = 100_000;
+/// Queue pairs of a side.
+const QPS: usize = 2;
+/// READs that one of them may have outstanding: the first, and the second.
+const READS: [u8; QPS] = [4, 1];
+/// Packets for which one cause is enough, with room: all READs of a side answered
+/// whole at the smallest path MTU, and all that may be unacknowledged sent again.
+const PACKETS_MAX: usize = (READS[0] + READS[1]) as usize * (MEMORY / 256) + 512;
 
 /// Packets that a side wants to send.
 struct Outbox {
@@ -52,8 +61,13 @@ impl PacketSink for Outbox {
 struct Side {
     engine: Engine,
     all: MemView,
+    region: Region,
     memory: MemoryRegion,
-    qp: QpNumber,
+    /// A second key for the same memory, which may go.
+    fragile: MemoryRegion,
+    qps: [QpNumber; QPS],
+    /// Packets since something happened.
+    sent: usize,
     /// For each send work request, how often it has ended.
     sends: Vec<u8>,
     /// The same for receive buffers.
@@ -64,10 +78,16 @@ fn address(side: usize) -> IpAddr {
     [192, 0, 2, 1 + side as u8].into()
 }
 
-/// The first sequence number that a side sends: both wrap early.
-fn first_psn(side: usize) -> u32 {
-    0xff_fff0 + side as u32
+/// The first sequence number that a side sends: they wrap early, or their half.
+fn first_psn(side: usize, which: usize) -> u32 {
+    [0xff_fff0, 0x7f_fff0][which] + side as u32
 }
+
+const ACCESS: Access = Access {
+    local_write: true,
+    remote_read: true,
+    remote_write: true,
+};
 
 impl Side {
     fn new(side: usize) -> Self {
@@ -85,43 +105,43 @@ impl Side {
         let view = all.slice(GUARD..GUARD + MEMORY).expect("a part of it");
         let base = 0x1000_0000 << (8 * side);
         let region = Region::new("fuzz", Placement::Host, base, view, Box::new(()));
-        let access = Access {
-            local_write: true,
-            remote_read: true,
-            remote_write: true,
-        };
-        let memory = engine.register(&region, access).expect("room for one");
+        let memory = engine.register(&region, ACCESS).expect("room for one");
+        let fragile = engine.register(&region, ACCESS).expect("room for two");
         let caps = QpCaps {
             max_send_wr: SEND_QUEUE,
         };
-        let qp = engine.create_qp(caps).expect("room for one");
+        let qps = [(); QPS].map(|()| engine.create_qp(caps).expect("room for all"));
         Self {
             engine,
             all,
+            region,
             memory,
-            qp,
+            fragile,
+            qps,
+            sent: 0,
             sends: Vec::new(),
             receives: Vec::new(),
         }
     }
 
-    fn connect(&mut self, side: usize, remote_qpn: u32, path_mtu: u32) {
+    fn connect(&mut self, side: usize, which: usize, remote_qpn: u32, path_mtu: u32) {
         let attrs = QpAttrs {
             local: address(side),
             remote: address(1 - side),
             remote_qpn,
-            sq_psn: first_psn(side),
-            rq_psn: first_psn(1 - side),
+            sq_psn: first_psn(side, which),
+            rq_psn: first_psn(1 - side, which),
             path_mtu,
-            max_rd_atomic: 4,
-            max_dest_rd_atomic: 4,
+            max_rd_atomic: READS[which],
+            max_dest_rd_atomic: READS[which],
             timeout: 14,
-            retry_count: 3,
+            retry_count: [3, 0][which],
             rnr_retry: 3,
             min_rnr_timer: 12,
             vector: AddressVector::default(),
         };
-        self.engine.connect_qp(self.qp, &attrs).expect("it is new");
+        let qp = self.qps[which];
+        self.engine.connect_qp(qp, &attrs).expect("it is new");
     }
 
     fn sge(&self, offset: u16, len: u16) -> Sge {
@@ -130,6 +150,13 @@ impl Side {
             len: len.into(),
             lkey: self.memory.lkey,
         }
+    }
+
+    /// The second key goes, and another one comes.
+    fn renew(&mut self) {
+        self.engine.deregister(&self.fragile);
+        let fragile = self.engine.register(&self.region, ACCESS);
+        self.fragile = fragile.expect("room for two");
     }
 
     /// Posts a work request; often a good one.
@@ -143,9 +170,13 @@ impl Side {
         if kind & 0x80 != 0 {
             remote.rkey = remote.rkey.wrapping_add(input.u8().into());
         }
+        let (which, immediate) = (usize::from(kind >> 4 & 1), kind & 0x20 != 0);
+        let (imm, to) = (remote.rkey, remote);
         let op = match kind % 4 {
+            0 if immediate => SendOp::SendImmediate { imm },
             0 => SendOp::Send,
             1 => SendOp::SendInvalidate { rkey: remote.rkey },
+            2 if immediate => SendOp::WriteImmediate { to, imm },
             2 => SendOp::Write(remote),
             _ => SendOp::Read(remote),
         };
@@ -156,9 +187,10 @@ impl Side {
             op,
             sges: sges.collect(),
             signaled: true,
-            solicited: false,
+            solicited: kind & 0x40 != 0,
         };
-        if self.engine.post_send(self.qp, &[wr]).is_ok() {
+        self.sent = 0;
+        if self.engine.post_send(self.qps[which], &[wr]).is_ok() {
             self.sends.push(0);
         }
     }
@@ -182,7 +214,7 @@ impl Side {
             self.engine.poll(&mut out);
             for end in &out {
                 let ended = match end.op {
-                    WcOp::Recv => &mut self.receives,
+                    WcOp::Recv | WcOp::RecvWrite => &mut self.receives,
                     _ => &mut self.sends,
                 };
                 let times = ended.get_mut(end.wr_id as usize).expect("it was posted");
@@ -210,7 +242,10 @@ impl Pair {
                 packets: Vec::new(),
                 room: 16,
             };
-            self.sides[side].engine.transmit(self.now, &mut sink);
+            let own = &mut self.sides[side];
+            own.engine.transmit(self.now, &mut sink);
+            own.sent += sink.packets.len();
+            assert!(own.sent <= PACKETS_MAX, "too much for one cause");
             let sent = sink.packets.into_iter().map(|packet| (1 - side, packet));
             self.flights.extend(sent);
         }
@@ -219,8 +254,9 @@ impl Pair {
 
     fn deliver(&mut self, to: usize, packet: &[u8]) {
         let (from, own) = (address(1 - to), address(to));
-        let engine = &mut self.sides[to].engine;
-        engine.handle_packet(self.now, from, own, packet);
+        let side = &mut self.sides[to];
+        side.sent = 0;
+        side.engine.handle_packet(self.now, from, own, packet);
     }
 
     /// A packet made up, with what it takes to be looked at closely.
@@ -234,8 +270,10 @@ impl Pair {
             packet[0] &= 0x1f;
             packet[1] = packet[1] & 0x30 | 0x40;
             packet[2..4].fill(0xff);
-            packet[5..8].copy_from_slice(&self.sides[to].qp.0.to_be_bytes()[1..]);
-            let base = first_psn(if flags & 4 != 0 { to } else { 1 - to });
+            let which = usize::from(flags >> 4 & 1);
+            let qp = self.sides[to].qps[which];
+            packet[5..8].copy_from_slice(&qp.0.to_be_bytes()[1..]);
+            let base = first_psn(if flags & 4 != 0 { to } else { 1 - to }, which);
             let psn = base.wrapping_add(u32::from(packet[11])) & 0xff_ffff;
             packet[9..12].copy_from_slice(&psn.to_be_bytes()[1..]);
         }
@@ -257,7 +295,8 @@ impl Pair {
         };
         match action % 16 {
             0 | 1 => {
-                let peer = self.sides[1 - side].memory;
+                let peer = &self.sides[1 - side];
+                let peer = [peer.memory, peer.fragile][usize::from(action >> 6 & 1)];
                 let remote = RemoteMemory {
                     addr: peer.base,
                     rkey: peer.rkey,
@@ -293,17 +332,28 @@ impl Pair {
             14 => {
                 self.wait();
             }
-            _ if input.u8() < 16 => {
+            _ => {
                 let own = &mut self.sides[side];
-                own.engine.error_qp(own.qp).expect("it exists");
+                match input.u8() {
+                    rare @ 0..16 => {
+                        let qp = own.qps[usize::from(rare & 1)];
+                        own.engine.error_qp(qp).expect("it exists");
+                    }
+                    16..32 => own.renew(),
+                    limit @ 32..48 => {
+                        let armed = own.engine.arm_srq_limit(limit.into());
+                        armed.expect("no more than it holds");
+                    }
+                    _ => own.poll(),
+                }
             }
-            _ => self.sides[side].poll(),
         }
         self.transmit();
     }
 
     fn expire(&mut self) {
         for side in &mut self.sides {
+            side.sent = 0;
             side.engine.expire(self.now);
         }
     }
@@ -340,9 +390,11 @@ pub fn engine(bytes: &[u8]) {
     let mut input = Input(bytes);
     let mtu = [256, 512, 1024, 4096][input.pick(4)];
     let mut sides = [Side::new(0), Side::new(1)];
-    let [a, b] = [sides[0].qp, sides[1].qp];
-    sides[0].connect(0, b.0, mtu);
-    sides[1].connect(1, a.0, mtu);
+    for which in 0..QPS {
+        let [a, b] = [sides[0].qps[which], sides[1].qps[which]];
+        sides[0].connect(0, which, b.0, mtu);
+        sides[1].connect(1, which, a.0, mtu);
+    }
     let mut pair = Pair {
         sides,
         flights: Vec::new(),
@@ -363,6 +415,12 @@ pub fn engine(bytes: &[u8]) {
             side.all.read(at, &mut guard).expect("a part of it");
             assert!(guard.iter().all(|byte| *byte == 0), "written outside");
         }
-        side.engine.destroy_qp(side.qp);
+        let counted = side.engine.stats();
+        side.qps.map(|qp| side.engine.destroy_qp(qp));
+        assert_eq!(
+            side.engine.stats(),
+            counted,
+            "counts outlive their queue pair"
+        );
     }
 }
