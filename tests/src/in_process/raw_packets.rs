@@ -86,6 +86,7 @@ impl RawPeer {
     }
 
     fn over(socket: UdpSocket, at: IpAddr, target: SocketAddr) -> anyhow::Result<Self> {
+        sidelane_transport::soft::socket::never_fragment(&socket, at)?;
         socket.set_read_timeout(Some(Duration::from_millis(1)))?;
         let config = CmConfig {
             path_mtu: 4096,

@@ -8,17 +8,19 @@
 //! reserved byte of the BTH. It is sent with its lowest byte first.
 //!
 //! The identification field of IPv4 is *not* masked. What we send has 0 there
-//! (an unconnected UDP socket with path MTU discovery on), but what we receive
-//! through a UDP socket had a value that we cannot see. CRC is linear: a packet
-//! that differs from ours only in that field differs in the CRC only by what the
-//! difference becomes when it is carried through the bytes that follow. Carried
-//! back, it must come out as a difference in those 16 bits and nowhere else, so
-//! the check is still worth the other 16.
+//! (an unconnected UDP socket with path MTU discovery on), or its place in a run
+//! that the kernel cuts up. What comes through a raw socket shows its header, and
+//! [`verify_whole`] leaves nothing out. What comes through a UDP socket had a
+//! value that we cannot see. CRC is linear: a packet that differs from ours only
+//! in that field differs in the CRC only by what the difference becomes when it
+//! is carried through the bytes that follow. Carried back, it must come out as a
+//! difference in those 16 bits and nowhere else, so the check is still worth the
+//! other 16.
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
 
-use super::wire::{Bth, ICRC_LEN};
+use super::wire::{Bth, ICRC_LEN, ROCE_V2_PORT};
 
 /// The longest packet that can be checked, from the BTH to the end of the
 /// padding: path MTU 4096 and all headers there are, with room.
@@ -33,42 +35,138 @@ pub struct BadIcrc;
 /// with identification 0 and "don't fragment" makes it. Append it with
 /// `to_le_bytes`.
 pub fn compute(src: IpAddr, dst: IpAddr, sport: u16, dport: u16, packet: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    let udp_len = (UDP_LEN + packet.len() + ICRC_LEN) as u16;
+    compute_numbered(0, src, dst, (sport, dport), packet)
+}
+
+/// Sets the CRC at the end of a UDP payload that goes from the RoCEv2 port to
+/// that of a peer, with this identification (over IPv4) and "don't fragment".
+pub fn seal(src: IpAddr, dst: IpAddr, identification: u16, udp_payload: &mut [u8]) {
+    let ports = (ROCE_V2_PORT, ROCE_V2_PORT);
+    if let Some((packet, crc)) = udp_payload.split_last_chunk_mut::<ICRC_LEN>() {
+        *crc = compute_numbered(identification, src, dst, ports, packet).to_le_bytes();
+    }
+}
+
+fn compute_numbered(
+    identification: u16,
+    src: IpAddr,
+    dst: IpAddr,
+    ports: (u16, u16),
+    packet: &[u8],
+) -> u32 {
+    let mut pseudo = Pseudo::new();
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let [len_high, len_low] = (udp_len + IPV4_LEN as u16).to_be_bytes();
             let [s0, s1, s2, s3] = src.octets();
             let [d0, d1, d2, d3] = dst.octets();
-            hasher.update(&[0xff; 8]);
-            hasher.update(&[
-                0x45, 0xff, len_high, len_low, 0, 0, 0x40, 0, 0xff, 17, 0xff, 0xff, s0, s1, s2, s3,
-                d0, d1, d2, d3,
-            ]);
+            let header = [
+                0x45, 0, 0, 0, 0, 0, 0x40, 0, 0, 17, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3,
+            ];
+            pseudo.put_ipv4(&header, identification, udp_len(packet));
         }
         (src, dst) => {
-            let [len_high, len_low] = udp_len.to_be_bytes();
-            hasher.update(&[0xff; 8]);
-            hasher.update(&[0x6f, 0xff, 0xff, 0xff, len_high, len_low, 17, 0xff]);
-            hasher.update(&v6_octets(src));
-            hasher.update(&v6_octets(dst));
+            let [high, low] = udp_len(packet).to_be_bytes();
+            pseudo.put(&[0x6f, 0xff, 0xff, 0xff, high, low, 17, 0xff]);
+            pseudo.put(&v6_octets(src));
+            pseudo.put(&v6_octets(dst));
         }
     }
-    let [sport_high, sport_low] = sport.to_be_bytes();
-    let [dport_high, dport_low] = dport.to_be_bytes();
-    let [len_high, len_low] = udp_len.to_be_bytes();
-    hasher.update(&[
-        sport_high, sport_low, dport_high, dport_low, len_high, len_low, 0xff, 0xff,
-    ]);
-    if let Some((bth, rest)) = packet.split_first_chunk::<{ Bth::LEN }>() {
-        let mut bth = *bth;
-        bth[4] = 0xff;
-        hasher.update(&bth);
-        hasher.update(rest);
+    pseudo.crc(ports, packet)
+}
+
+/// Checks the CRC at the end of a UDP payload whose IPv4 header is known, of 20
+/// to 60 bytes, and gives the packet without it. The lengths that the headers say
+/// are not looked at, and `identification` counts instead of the header's own:
+/// both differ where the header is that of a run.
+///
+/// # Errors
+/// When it is wrong, or the packet is too short or too long to have one.
+pub fn verify_whole<'a>(
+    ip_header: &[u8],
+    identification: u16,
+    ports: (u16, u16),
+    udp_payload: &'a [u8],
+) -> Result<&'a [u8], BadIcrc> {
+    let (packet, received) = split(udp_payload)?;
+    let mut pseudo = Pseudo::new();
+    pseudo.put_ipv4(ip_header, identification, udp_len(packet));
+    if pseudo.crc(ports, packet) == received {
+        Ok(packet)
     } else {
-        hasher.update(packet);
+        Err(BadIcrc)
     }
-    hasher.finalize()
+}
+
+/// What the CRC covers before the packet.
+struct Pseudo {
+    bytes: [u8; Self::ROOM],
+    len: usize,
+}
+
+impl Pseudo {
+    /// The ones of the link header, IP and UDP headers.
+    const ROOM: usize = 8 + IPV4_MOST + UDP_LEN;
+
+    fn new() -> Self {
+        Self {
+            bytes: [0xff; Self::ROOM],
+            len: 8,
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    /// A header of 20 to 60 bytes, with its length and identification set.
+    fn put_ipv4(&mut self, header: &[u8], identification: u16, udp_len: u16) {
+        let start = self.len;
+        self.put(header);
+        let total = udp_len.wrapping_add(header.len() as u16);
+        let fixed = self.bytes.get_mut(start..);
+        if let Some(fixed) = fixed.and_then(|bytes| bytes.first_chunk_mut::<IPV4_LEN>()) {
+            fixed[1] = 0xff; // TOS
+            fixed[2..4].copy_from_slice(&total.to_be_bytes());
+            fixed[4..6].copy_from_slice(&identification.to_be_bytes());
+            fixed[8] = 0xff; // TTL
+            fixed[10..12].fill(0xff); // checksum
+        }
+    }
+
+    /// The CRC of all that and the packet.
+    fn crc(mut self, (sport, dport): (u16, u16), packet: &[u8]) -> u32 {
+        let [s0, s1] = sport.to_be_bytes();
+        let [d0, d1] = dport.to_be_bytes();
+        let [l0, l1] = udp_len(packet).to_be_bytes();
+        self.put(&[s0, s1, d0, d1, l0, l1, 0xff, 0xff]);
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(self.bytes.get(..self.len).unwrap_or_default());
+        if let Some((bth, rest)) = packet.split_first_chunk::<{ Bth::LEN }>() {
+            let mut bth = *bth;
+            bth[4] = 0xff;
+            hasher.update(&bth);
+            hasher.update(rest);
+        } else {
+            hasher.update(packet);
+        }
+        hasher.finalize()
+    }
+}
+
+fn udp_len(packet: &[u8]) -> u16 {
+    (UDP_LEN + packet.len() + ICRC_LEN) as u16
+}
+
+/// The packet and its CRC.
+fn split(udp_payload: &[u8]) -> Result<(&[u8], u32), BadIcrc> {
+    let (packet, received) = udp_payload.split_last_chunk::<ICRC_LEN>().ok_or(BadIcrc)?;
+    if packet.len() < Bth::LEN || packet.len() > MAX_PACKET {
+        return Err(BadIcrc);
+    }
+    Ok((packet, u32::from_le_bytes(*received)))
 }
 
 /// Checks the CRC at the end of a UDP payload and gives the packet without it.
@@ -85,11 +183,8 @@ pub fn verify(
     dport: u16,
     udp_payload: &[u8],
 ) -> Result<&[u8], BadIcrc> {
-    let (packet, received) = udp_payload.split_last_chunk::<ICRC_LEN>().ok_or(BadIcrc)?;
-    if packet.len() < Bth::LEN || packet.len() > MAX_PACKET {
-        return Err(BadIcrc);
-    }
-    let difference = compute(src, dst, sport, dport, packet) ^ u32::from_le_bytes(*received);
+    let (packet, received) = split(udp_payload)?;
+    let difference = compute(src, dst, sport, dport, packet) ^ received;
     if difference == 0 {
         return Ok(packet);
     }
@@ -107,7 +202,9 @@ pub fn verify(
 }
 
 const UDP_LEN: usize = 8;
+/// An IPv4 header without options, and with as many as there can be.
 const IPV4_LEN: usize = 20;
+const IPV4_MOST: usize = 60;
 /// Bytes of the IPv4 header from the identification on.
 const AFTER_ID: usize = 16;
 
@@ -200,6 +297,24 @@ mod tests {
         }
 
         #[test]
+        fn with_the_header_known_its_identification_and_flags_count_too(
+            packet in proptest::collection::vec(any::<u8>(), 12..300), id: u16, df: bool,
+            bit in 0usize..64, ttl: u8, tos: u8,
+        ) {
+            let flags = if df { 0x40 } else { 0 };
+            let payload = with_crc(&packet, peer_crc(id, flags, &packet));
+            let mut header = [
+                0x45, tos, 1, 2, 3, 4, flags, 0, ttl, 17, 5, 6, 192, 0, 2, 1, 192, 0, 2, 2,
+            ];
+            let ports = (50_000, 4791);
+            prop_assert_eq!(verify_whole(&header, id, ports, &payload), Ok(&packet[..]));
+            prop_assert!(verify_whole(&header, id ^ 1 << (bit % 16), ports, &payload).is_err());
+            let at = [0, 6, 7, 9, 12, 13, 16, 19][bit / 8];
+            header[at] ^= 1 << (bit % 8);
+            prop_assert!(verify_whole(&header, id, ports, &payload).is_err());
+        }
+
+        #[test]
         fn over_ipv6_every_changed_bit_is_noticed(
             packet in proptest::collection::vec(any::<u8>(), 12..300),
             at: proptest::sample::Index, bit in 0u8..8,
@@ -259,6 +374,9 @@ mod tests {
         let ours = compute(src, dst, sport, dport, packet) == u32::from_le_bytes(*crc);
         // Ours have identification 0, theirs did not.
         assert_eq!(ours, bytes[4..6] == [0, 0]);
+        let id = u16::from_be_bytes([bytes[4], bytes[5]]);
+        let whole = verify_whole(&bytes[..20], id, (sport, dport), &bytes[28..]);
+        assert_eq!(whole, Ok(packet));
         let mut spoiled = bytes[28..].to_vec();
         spoiled[9] ^= 0x10;
         assert!(verify(src, dst, sport, dport, &spoiled).is_err());

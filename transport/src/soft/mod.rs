@@ -21,7 +21,7 @@ use std::net::IpAddr;
 
 use self::cm::SoftCm;
 use self::nic::SoftNic;
-use self::port::OpenError;
+use self::port::{OpenError, Settings};
 
 /// Opens the software adapter of an address: one part for each of `reactors`
 /// reactors, and the connection management that they share.
@@ -29,7 +29,19 @@ use self::port::OpenError;
 /// # Errors
 /// When the address or its UDP port 4791 cannot be had, with the remedy.
 pub fn open(address: IpAddr, reactors: usize) -> Result<(Vec<SoftNic>, SoftCm), OpenError> {
-    let port = port::open(address, reactors)?;
+    open_with(address, reactors, Settings::default())
+}
+
+/// As [`open`], with settings.
+///
+/// # Errors
+/// As for [`open`], and when the settings ask for a privilege that is not there.
+pub fn open_with(
+    address: IpAddr,
+    reactors: usize,
+    settings: Settings,
+) -> Result<(Vec<SoftNic>, SoftCm), OpenError> {
+    let port = port::open_with(address, reactors, settings)?;
     // Numbers of queue pairs of an earlier process are not used again soon: a
     // packet meant for one of those finds nobody.
     let seed = RandomState::new().hash_one(address) as u32;

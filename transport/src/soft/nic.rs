@@ -11,9 +11,9 @@ use std::time::Instant;
 use sidelane_p2p::{PciAddress, Region};
 
 use super::engine::{Config, Engine, PacketSink, Path, Stats};
-use super::icrc;
+use super::icrc::{self, BadIcrc};
 use super::socket::{SendSlots, Socket};
-use super::wire::{ICRC_LEN, ROCE_V2_PORT};
+use super::wire::{Bth, Headers, ICRC_LEN, ROCE_V2_PORT};
 use crate::nic::{
     Access, ActiveNic, Adapter, AdapterState, Completions, Count, Flush, MemoryRegion, Nic,
     NicCaps, NicError, NicEvent, QpAttrs, QpCaps, QpNumber, RecvWr, RegisterError, SendWr, Sge,
@@ -116,14 +116,12 @@ impl SoftNic {
     /// Takes one batch of packets, and says whether there was one.
     fn receive(&mut self, now: Instant) -> bool {
         let (engine, local) = (&mut self.engine, self.socket.local());
-        let received = self.socket.receive(|from, payload| {
-            match icrc::verify(from.ip(), local, from.port(), ROCE_V2_PORT, payload) {
-                Ok(packet) => engine.handle_packet(now, from.ip(), local, packet),
-                Err(icrc::BadIcrc) => {
-                    let stats = engine.stats_mut();
-                    stats.packets_in += 1;
-                    stats.drops.bad_icrc += 1;
-                }
+        let received = self.socket.receive(|from, packet| match packet {
+            Ok(packet) => engine.handle_packet(now, from, local, packet),
+            Err(BadIcrc) => {
+                let stats = engine.stats_mut();
+                stats.packets_in += 1;
+                stats.drops.bad_icrc += 1;
             }
         });
         self.report(received) > 0
@@ -173,12 +171,14 @@ impl PacketSink for Sink<'_> {
         let Some(slot) = self.slots.push(to, len + ICRC_LEN) else {
             return false;
         };
-        let Some((packet, crc)) = slot.split_last_chunk_mut::<ICRC_LEN>() else {
+        let Some((packet, _crc)) = slot.split_last_chunk_mut::<ICRC_LEN>() else {
             return false;
         };
         fill(packet);
-        let value = icrc::compute(self.local, path.remote, ROCE_V2_PORT, ROCE_V2_PORT, packet);
-        *crc = value.to_le_bytes();
+        let leads = is_full(packet, path.mtu);
+        // A peer may spread its queue pairs over sockets, but not a run.
+        let (identification, datagram) = self.slots.join(path.remote_qp, leads);
+        icrc::seal(self.local, path.remote, identification, datagram);
         true
     }
 }
@@ -249,13 +249,21 @@ impl Nic for SoftNic {
     }
 
     fn poll(&mut self, now: Instant, out: &mut Completions) {
+        // What was posted since the last poll.
+        if self.engine.wants_transmit() {
+            self.transmit(now);
+        }
         for _ in 0..BATCHES {
-            if !self.receive(now) {
+            if !self.receive(now) || self.socket.is_drained() {
                 break;
             }
         }
         self.engine.expire(now);
-        self.transmit(now);
+        // To a completion there is mostly something to answer, with which the
+        // acknowledgements leave, by the next poll or by `arm`.
+        if !self.engine.has_completions(Wake::All) {
+            self.transmit(now);
+        }
         self.engine.poll(out);
     }
 
@@ -294,17 +302,36 @@ impl Nic for SoftNic {
     fn counts(&self) -> Vec<Count> {
         let socket = self.socket.counters();
         let mut counts = self.engine.stats().counts();
-        counts.extend([
-            ("drops.cut_short".into(), socket.receive_dropped),
-            ("drops.too_long".into(), socket.too_long),
-            ("drops.unreachable".into(), socket.unreachable),
-        ]);
+        counts.extend(
+            [
+                ("socket.receive_calls", socket.receive_calls),
+                ("socket.received", socket.received),
+                ("socket.received_runs", socket.received_runs),
+                ("socket.send_calls", socket.send_calls),
+                ("socket.sent", socket.sent),
+                ("socket.sent_runs", socket.sent_runs),
+                ("socket.refused_runs", socket.refused_runs),
+                ("socket.reported", socket.reported),
+                ("drops.overrun", socket.overrun),
+                ("drops.cut_short", socket.receive_dropped),
+                ("drops.too_long", socket.too_long),
+                ("drops.unreachable", socket.unreachable),
+            ]
+            .map(|(name, value)| (name.into(), value)),
+        );
         counts
     }
 
     fn qp_counts(&self, qp: QpNumber) -> Option<Vec<Count>> {
         self.engine.qp_counts(qp)
     }
+}
+
+/// Whether a packet carries as much payload as the path takes. Only such lead a
+/// run, so that who receives it in one piece can tell where to cut.
+fn is_full(packet: &[u8], mtu: u32) -> bool {
+    let headers = Bth::read(packet).map(|(bth, _)| Headers::new(bth).size());
+    headers.is_some_and(|headers| packet.len() == headers + mtu as usize)
 }
 
 impl ActiveNic for SoftNic {

@@ -14,6 +14,11 @@
 //! first socket therefore binds without that option, which the kernel grants to
 //! one owner only, in one step; it takes the option on afterwards, for its own
 //! siblings. A stranger that joins later is never chosen by the program.
+//!
+//! Where the invariant CRC is to be checked wholly over IPv4, each has a raw
+//! socket beside it, which shows the IP header, with a filter that takes the same
+//! packets. The UDP socket then drops what it receives and only keeps the port, so
+//! that nobody else has it and no peer is told that nobody listens.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +26,7 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockAddr, Type};
 
-use super::socket::{self, Socket};
+use super::socket::{Member, Socket, options};
 use super::wire::ROCE_V2_PORT as ROCE_PORT;
 
 mod interface;
@@ -34,6 +39,42 @@ pub const MAX_REACTORS: usize = 256;
 
 /// A receive buffer of the kernel below this, in bytes, loses packets of bursts.
 const AMPLE_BUFFER: usize = 4 << 20;
+
+/// How far the invariant CRC of what arrives over IPv4 is checked.
+///
+/// It covers the identification of the IP header, which a UDP socket does not
+/// show; a raw socket does, but takes a privilege. Over IPv6 nothing is hidden,
+/// and the check is always whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IcrcCheck {
+    /// Wholly where the privilege is there, else as far as a UDP socket shows it.
+    #[default]
+    Auto,
+    /// Wholly, or the port is not opened.
+    Full,
+    /// As far as a UDP socket shows it: the CRC is worth 16 bits less.
+    Socket,
+}
+
+/// How to open a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Packets may be handed to the kernel in runs, which it cuts as late as it
+    /// can. Not for an interface that cuts them itself and gives all the same
+    /// identification over IPv4: peers would drop all but the first.
+    pub offload: bool,
+    /// How far the invariant CRC is checked.
+    pub icrc: IcrcCheck,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            offload: true,
+            icrc: IcrcCheck::Auto,
+        }
+    }
+}
 
 /// The sockets of one address.
 #[derive(Debug)]
@@ -90,6 +131,16 @@ pub enum OpenError {
         /// The address.
         address: IpAddr,
     },
+    /// The invariant CRC cannot be checked wholly.
+    #[error(
+        "the invariant CRC of packets to {address} cannot be checked wholly: this user may not open \
+         a raw socket; give the program CAP_NET_RAW (`setcap cap_net_raw+ep PROGRAM`), or say \
+         icrc = \"auto\" to check it as far as a UDP socket shows it"
+    )]
+    NoRawSocket {
+        /// The address.
+        address: IpAddr,
+    },
     /// A number of reactors that cannot be served.
     #[error("{reactors} reactors cannot share an address; between 1 and {MAX_REACTORS} can")]
     Reactors {
@@ -108,12 +159,20 @@ pub enum OpenError {
     },
 }
 
-/// Takes the RoCEv2 port of `address` (not an IPv6 link-local one) for this process and makes the sockets of
-/// `reactors` reactors and of connection management.
+/// Takes the RoCEv2 port of `address` (not an IPv6 link-local one) for this process
+/// and makes the sockets of `reactors` reactors and of connection management.
 ///
 /// # Errors
 /// When the port is taken, the address is not local, or a system call fails.
 pub fn open(address: IpAddr, reactors: usize) -> Result<Port, OpenError> {
+    open_with(address, reactors, Settings::default())
+}
+
+/// As [`open`], with settings.
+///
+/// # Errors
+/// As for [`open`], and when the CRC cannot be checked as was asked for.
+pub fn open_with(address: IpAddr, reactors: usize, settings: Settings) -> Result<Port, OpenError> {
     let address = address.to_canonical();
     if address.is_unspecified() || address.is_multicast() {
         return Err(OpenError::NotOne { address });
@@ -121,34 +180,9 @@ pub fn open(address: IpAddr, reactors: usize) -> Result<Port, OpenError> {
     if !(1..=MAX_REACTORS).contains(&reactors) {
         return Err(OpenError::Reactors { reactors });
     }
-    let io = |what| {
-        move |source| OpenError::Io {
-            address,
-            what,
-            source,
-        }
-    };
-
-    let mut group = Vec::with_capacity(reactors + 1);
-    for index in 0..=reactors {
-        let member = make(address).map_err(io("make a socket"))?;
-        if index > 0 {
-            member.set_reuse_port(true).map_err(io("share a socket"))?;
-        }
-        bind(&member, address)?;
-        if index == 0 {
-            member.set_reuse_port(true).map_err(io("share a socket"))?;
-        }
-        group.push(member);
-    }
-    let group: Arc<[socket2::Socket]> = group.into();
-    if let Some(first) = group.first() {
-        let mut program = steering::program(reactors);
-        socket::steer(first, &mut program).map_err(io("attach the steering program"))?;
-    }
-
+    let group: Arc<[Member]> = open_group(address, reactors, settings.icrc)?.into();
     let mut sockets: Vec<Socket> = (0..=reactors)
-        .filter_map(|index| Socket::new(&group, index, address))
+        .filter_map(|index| Socket::new(&group, index, address, settings.offload))
         .collect();
     let Some(cm) = sockets.pop() else {
         return Err(OpenError::Reactors { reactors });
@@ -156,8 +190,11 @@ pub fn open(address: IpAddr, reactors: usize) -> Result<Port, OpenError> {
     let path_mtu = interface::path_mtu(address);
     let buffers = cm
         .kernel_buffers()
-        .map_err(io("ask for the buffer sizes"))?;
-    tracing::debug!(%address, reactors, path_mtu, ?buffers, "port open");
+        .map_err(failed(address, "ask for the buffer sizes"))?;
+    let icrc = if cm.checks_wholly() { "full" } else { "socket" };
+    let offload = settings.offload;
+    tracing::info!(%address, icrc, offload, path_mtu, "RoCEv2 port open");
+    tracing::debug!(%address, reactors, ?buffers, "its sockets");
     if buffers.receive < AMPLE_BUFFER {
         tracing::warn!(
             %address,
@@ -173,16 +210,84 @@ pub fn open(address: IpAddr, reactors: usize) -> Result<Port, OpenError> {
     })
 }
 
+fn failed(address: IpAddr, what: &'static str) -> impl Fn(io::Error) -> OpenError {
+    move |source| OpenError::Io {
+        address,
+        what,
+        source,
+    }
+}
+
+/// The sockets of all reactors, and then that of connection management.
+fn open_group(address: IpAddr, reactors: usize, icrc: IcrcCheck) -> Result<Vec<Member>, OpenError> {
+    let share = |socket: &socket2::Socket| {
+        let shared = socket.set_reuse_port(true);
+        shared.map_err(failed(address, "share a socket"))
+    };
+    let mut group = Vec::with_capacity(reactors + 1);
+    for index in 0..=reactors {
+        let udp = make(address).map_err(failed(address, "make a socket"))?;
+        if index > 0 {
+            share(&udp)?;
+        }
+        bind(&udp, address)?;
+        if index == 0 {
+            share(&udp)?;
+        }
+        group.push(Member { udp, raw: None });
+    }
+    if let Some(first) = group.first() {
+        let mut program = steering::program(reactors);
+        options::steer(&first.udp, &mut program)
+            .map_err(failed(address, "attach the steering program"))?;
+    }
+    if address.is_ipv6() || icrc == IcrcCheck::Socket || !add_raw(&mut group, address, icrc)? {
+        for member in &group {
+            options::take_runs(&member.udp);
+        }
+    }
+    Ok(group)
+}
+
+/// Gives each member of the group a raw socket, which takes the packets that are
+/// steered to its UDP socket; that one then only keeps the port. `false` when the
+/// privilege is not there and need not be.
+fn add_raw(group: &mut [Member], address: IpAddr, icrc: IcrcCheck) -> Result<bool, OpenError> {
+    let reactors = group.len().saturating_sub(1);
+    let open = |index| {
+        let socket = socket2::Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        // Before it is bound, so that nothing else gets in.
+        options::filter(&socket, &mut steering::raw_program(reactors, index))?;
+        options::enlarge_buffers(&socket)?;
+        socket.bind(&SockAddr::from(SocketAddr::new(address, 0)))?;
+        Ok::<_, io::Error>(socket)
+    };
+    for (index, member) in group.iter_mut().enumerate() {
+        match open(index) {
+            Ok(raw) => member.raw = Some(raw),
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(failed(address, "open a raw socket")(error));
+            }
+            Err(_) if icrc == IcrcCheck::Full => return Err(OpenError::NoRawSocket { address }),
+            Err(_) => return Ok(false),
+        }
+        options::filter(&member.udp, &mut steering::nothing())
+            .map_err(failed(address, "attach the filter of a UDP socket"))?;
+    }
+    Ok(true)
+}
+
 fn make(address: IpAddr) -> io::Result<socket2::Socket> {
     let domain = Domain::for_address(SocketAddr::new(address, ROCE_PORT));
     let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
-        socket::take_without_checksum(&socket)?;
+        options::take_without_checksum(&socket)?;
     }
-    socket::never_fragment(&socket, address)?;
-    socket::enlarge_buffers(&socket)?;
+    options::never_fragment(&socket, address)?;
+    options::enlarge_buffers(&socket)?;
     Ok(socket)
 }
 

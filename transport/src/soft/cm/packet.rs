@@ -1,12 +1,12 @@
 //! The packet around a management datagram: a UD SEND from queue pair 1 to queue
 //! pair 1 (InfiniBand Architecture, volume 1, 9.8.3, 13.5.1 and annex A17).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::mad::{MAD_LEN, Mad};
 use crate::soft::icrc;
 use crate::soft::psn::Psn;
-use crate::soft::wire::{Bth, DEFAULT_PKEY, Deth, Headers, ICRC_LEN, Opcode};
+use crate::soft::wire::{Bth, DEFAULT_PKEY, Deth, Headers, ICRC_LEN, Opcode, ROCE_V2_PORT};
 
 use zerocopy::IntoBytes;
 
@@ -30,14 +30,12 @@ pub enum Unwelcome {
     Kind,
 }
 
-/// The management datagram in what was received at `local`.
+/// The management datagram in what a UDP socket received at `local`.
 ///
 /// # Errors
 /// When there is none.
-#[cfg(test)]
-pub fn read(local: IpAddr, from: std::net::SocketAddr, payload: &[u8]) -> Result<&[u8], Unwelcome> {
-    let port = crate::soft::wire::ROCE_V2_PORT;
-    let packet = icrc::verify(from.ip(), local, from.port(), port, payload);
+pub fn read(local: IpAddr, from: SocketAddr, payload: &[u8]) -> Result<&[u8], Unwelcome> {
+    let packet = icrc::verify(from.ip(), local, from.port(), ROCE_V2_PORT, payload);
     mad(packet.map_err(|_| Unwelcome::Icrc)?)
 }
 
