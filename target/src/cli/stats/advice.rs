@@ -50,7 +50,7 @@ const RULES: &[Rule] = &[
                on the way, as address translation and some tunnels do",
     },
     Rule {
-        of: &["drops.kernel_buffer", "cm.drops.kernel_buffer"],
+        of: &["drops.overrun", "cm.drops.overrun"],
         share_of: &[],
         text: "the kernel dropped packets that were not taken in time: allow larger socket buffers (sysctl \
                net.core.rmem_max) and start the target again, or give it more cores",
@@ -184,7 +184,7 @@ mod tests {
     #[case(&[("retransmits", 2), ("packets_out", 1999)], "retransmits 2: more than 0.1 %")]
     #[case(&[("completer_retry_err", 1), ("sent_pkts", 10)], "completer_retry_err 1: more than 0.1 %")]
     #[case(&[("drops.too_long", 1)], "MTU")]
-    #[case(&[("drops.kernel_buffer", 1)], "net.core.rmem_max")]
+    #[case(&[("drops.overrun", 1)], "net.core.rmem_max")]
     #[case(&[("cm.drops.half_open", 1)], "more connections were asked for")]
     #[case(&[("access_errors", 1)], "the log")]
     fn a_count_that_means_something_comes_with_advice(
