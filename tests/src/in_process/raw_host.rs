@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use sidelane_nvme::spec::{
-    AdminOpcode, CNTLID_DYNAMIC, Cc, Connect, ConnectData, ConnectResult, Cqe, DataPtr,
-    FabricsType, HostId, NqnField, NvmOpcode, PropertySet, Psdt, ReadWrite, ReadWriteCdw12,
-    SglDescriptor, Sqe, offset,
+    AdminOpcode, CNTLID_DYNAMIC, Cc, Connect, ConnectData, ConnectResult, Cqe, FabricsType, HostId,
+    NqnField, PropertySet, SglDescriptor, Sqe, Status, offset,
 };
 use sidelane_p2p::{MemView, Placement, Region};
 use sidelane_transport::cm::{
@@ -24,6 +23,10 @@ use sidelane_transport::soft::{self, cm::SoftCm, nic::SoftNic};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::bench::{PATIENCE, with_free};
+
+mod commands;
+
+pub use commands::{Association, QueueOf, bare, read_write, with_sgl};
 
 /// Receive buffers.
 const RECEIVES: usize = 1024;
@@ -365,6 +368,30 @@ impl RawHost {
         self.response(conn, cid)
     }
 
+    /// Sends a command with this data in its capsule, and checks the status of its
+    /// response.
+    ///
+    /// # Errors
+    /// When none comes, or it has another status.
+    pub fn check(
+        &mut self,
+        conn: Conn,
+        mut sqe: Sqe,
+        data: &[u8],
+        status: Status,
+    ) -> anyhow::Result<()> {
+        sqe.cdw0.set_cid(self.cid());
+        let capsule = [sqe.as_bytes(), data].concat();
+        self.send(conn, &capsule)?;
+        let cqe = self.response(conn, sqe.cid())?;
+        ensure!(
+            cqe.status().same_code(status),
+            "{} and not {status}",
+            cqe.status()
+        );
+        Ok(())
+    }
+
     /// Whether the target has ended a connection.
     pub fn has_ended(&self, conn: Conn) -> bool {
         self.events
@@ -474,55 +501,4 @@ impl RawHost {
         let (io, _) = self.queue(&of)?;
         Ok(Association { admin, io, cntlid })
     }
-}
-
-/// What Connect says of a queue.
-#[derive(Debug, Clone, Copy)]
-pub struct QueueOf<'a> {
-    /// Subsystem.
-    pub subsystem: &'a str,
-    /// Queue.
-    pub qid: u16,
-    /// Controller.
-    pub cntlid: u16,
-    /// Entries, not zero-based.
-    pub entries: u16,
-    /// Keep alive timeout.
-    pub kato_ms: u32,
-}
-
-/// An admin queue and an I/O queue.
-#[derive(Debug, Clone, Copy)]
-pub struct Association {
-    /// Admin queue.
-    pub admin: Conn,
-    /// I/O queue 1.
-    pub io: Conn,
-    /// Controller.
-    pub cntlid: u16,
-}
-
-/// A command with a data pointer.
-pub fn with_sgl(mut sqe: Sqe, descriptor: SglDescriptor) -> Sqe {
-    sqe.cdw0.set_psdt(Psdt::Sgl);
-    sqe.dptr = DataPtr::from_sgl(descriptor);
-    sqe
-}
-
-/// A command without data.
-pub fn bare(sqe: Sqe) -> Sqe {
-    with_sgl(
-        sqe,
-        SglDescriptor::keyed(0, 0, 0, false).unwrap_or_default(),
-    )
-}
-
-/// Read or Write of blocks, without data pointer.
-pub fn read_write(opcode: NvmOpcode, nsid: u32, lba: u64, blocks: u32) -> Sqe {
-    let mut command = ReadWrite::default();
-    command.cdw0.set_opcode(opcode.0);
-    command.nsid.set(nsid);
-    command.slba.set(lba);
-    command.cdw12 = ReadWriteCdw12::new().with_nlb_z(blocks.wrapping_sub(1) as u16);
-    command.into()
 }
