@@ -178,30 +178,55 @@ fn line(name: &str, case: &Case) -> String {
     line
 }
 
-/// Bytes that a stock host writes in the least of cases, for each link MTU: as
-/// many packets either way.
-const BYTES: [(u32, usize); 2] = [(1500, 5 << 19), (4200, 7 << 20)];
+/// Of the link. 1500 leaves RoCE a path MTU of 1024, 4200 one of 4096; and the
+/// smaller it is, the less has to be done for as many packets.
+#[derive(Debug, Clone, Copy)]
+enum Mtu {
+    Of1500,
+    Of4200,
+}
+
+impl Mtu {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Of1500 => "1500",
+            Self::Of4200 => "4200",
+        }
+    }
+
+    /// Bytes that a stock host writes in the least of cases.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Of1500 => 5 << 19,
+            Self::Of4200 => 7 << 20,
+        }
+    }
+
+    /// Writes of Sidelane's initiator in the least of cases.
+    fn commands(self) -> usize {
+        match self {
+            Self::Of1500 => 160,
+            Self::Of4200 => 400,
+        }
+    }
+}
 
 #[rstest]
 fn a_stock_host_is_served_in_all_weathers(
-    #[values(BYTES[0], BYTES[1])] (link_mtu, bytes): (u32, usize),
+    #[values(Mtu::Of1500, Mtu::Of4200)] mtu: Mtu,
 ) -> anyhow::Result<()> {
     let all = all_cases(&[AS_IT_COMES, BY_IPV6]);
     let mut words = String::new();
     for (link, weather) in &all {
-        let (name, bytes) = (link.name(weather), bytes * weather.work);
+        let (name, bytes) = (link.name(weather), mtu.bytes() * weather.work);
         let registers = if link.registers { "Y" } else { "N" };
         let Link { queues, family, .. } = link;
         let how = weather.netem;
         writeln!(words, "{name} {family} {registers} {queues} {bytes} {how}")?;
     }
-    let mtu = link_mtu.to_string();
-    let outcome = lab::run(
-        "interop-target",
-        Nic::Soft,
-        &[("MTU", &mtu), ("CASES", words.trim_end())],
-    )?;
-    let mut cases = weather::cases(&outcome)?;
+    let variables = [("MTU", mtu.text()), ("CASES", words.trim_end())];
+    let outcome = lab::run("interop-target", Nic::Soft, &variables)?;
+    let mut cases = weather::cases(&outcome).unwrap_or_default();
     let mut judged = Ok(());
     for (link, weather) in all {
         let name = link.name(weather);
@@ -213,22 +238,19 @@ fn a_stock_host_is_served_in_all_weathers(
             case.lost = 0;
         }
         let toll = weather.took_its_toll(&case);
-        judged = judged.and(toll.with_context(|| format!("case {name} at link MTU {link_mtu}")));
+        judged = judged.and(toll.with_context(|| format!("case {name}, link MTU {}", mtu.text())));
     }
     outcome.all_ok().and(judged)
 }
 
-/// Writes of Sidelane's initiator in the least of cases, for each link MTU.
-const COMMANDS: [(u32, usize); 2] = [(1500, 160), (4200, 400)];
-
 #[rstest]
 fn the_kernels_target_serves_our_initiator_in_all_weathers(
-    #[values(COMMANDS[0], COMMANDS[1])] (link_mtu, commands): (u32, usize),
+    #[values(Mtu::Of1500, Mtu::Of4200)] mtu: Mtu,
 ) -> anyhow::Result<()> {
     let all = all_cases(&[BY_IPV6]);
     let mut words = String::new();
     for (link, weather) in &all {
-        let (name, commands) = (link.name(weather), commands * weather.work);
+        let (name, commands) = (link.name(weather), mtu.commands() * weather.work);
         let Link { queues, family, .. } = link;
         writeln!(
             words,
@@ -236,10 +258,9 @@ fn the_kernels_target_serves_our_initiator_in_all_weathers(
             weather.netem
         )?;
     }
-    let mtu = link_mtu.to_string();
-    let variables = [("MTU", mtu.as_str()), ("CASES", words.trim_end())];
+    let variables = [("MTU", mtu.text()), ("CASES", words.trim_end())];
     let outcome = lab::run_with("interop-initiator", Nic::Soft, &variables, &["exercise"])?;
-    let mut cases = weather::cases(&outcome)?;
+    let mut cases = weather::cases(&outcome).unwrap_or_default();
     let mut judged = Ok(());
     for (link, weather) in all {
         let name = link.name(weather);
@@ -256,7 +277,7 @@ fn the_kernels_target_serves_our_initiator_in_all_weathers(
             ensure!(read > 1 << 20 && report["errors"] == 0, "{report}");
             Ok(())
         });
-        judged = judged.and(toll.with_context(|| format!("case {name} at link MTU {link_mtu}")));
+        judged = judged.and(toll.with_context(|| format!("case {name}, link MTU {}", mtu.text())));
     }
     outcome.all_ok().and(judged)
 }
