@@ -416,7 +416,7 @@ pub fn engine(bytes: &[u8]) {
             assert!(guard.iter().all(|byte| *byte == 0), "written outside");
         }
         let counted = side.engine.stats();
-        side.qps.map(|qp| side.engine.destroy_qp(qp));
+        side.qps.iter().for_each(|qp| side.engine.destroy_qp(*qp));
         assert_eq!(
             side.engine.stats(),
             counted,

@@ -196,7 +196,8 @@ mod tests {
     proptest! {
         #[test]
         fn there_are_never_more_than_agreed_and_no_number_is_sent_twice(
-            start: u32, limit in 0usize..5, asked in prop::collection::vec((0u32..40, 0u32..9), 0..30),
+            start: u32, limit in 0usize..5,
+            asked in prop::collection::vec((0u32..40, 0u32..9), 0..30),
         ) {
             let mut jobs = ReadJobs::new(limit);
             let mut next = 0;

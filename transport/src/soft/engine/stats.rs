@@ -12,7 +12,8 @@ use crate::nic::Count;
 macro_rules! counters {
     (
         $(#[$about:meta])*
-        $name:ident { $($(#[$doc:meta])* $field:ident,)* } $(with $(#[$more:meta])* $inner:ident: $kind:ty)?
+        $name:ident { $($(#[$doc:meta])* $field:ident,)* }
+        $(with $(#[$more:meta])* $inner:ident: $kind:ty)?
     ) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
