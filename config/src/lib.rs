@@ -16,8 +16,8 @@ mod size;
 pub use diagnostic::{ConfigError, ConfigErrors, Place};
 pub use names::{Nqn, ParseNameError, PciSlot, Uuid};
 pub use schema::{
-    Backend, Config, Flush, Listener, Namespace, NicKind, P2pPolicy, Provider, ProviderChoice,
-    ProviderKind, Subsystem, Target,
+    Backend, Config, Flush, IcrcCheck, Listener, Namespace, NicKind, P2pPolicy, Provider,
+    ProviderChoice, ProviderKind, SoftNic, Subsystem, Target,
 };
 pub use size::{ByteSize, ParseSizeError};
 

@@ -131,6 +131,47 @@ pub struct Listener {
     pub address: IpAddr,
     /// The service port, not 0.
     pub port: u16,
+    /// Settings of a software NIC; `None` when the NIC is another. All listeners at one address have
+    /// the same.
+    #[serde(flatten)]
+    pub soft: Option<SoftNic>,
+}
+
+/// Settings of a listener's software NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SoftNic {
+    /// Whether packets may be handed to the kernel in runs, to be cut as late as it can.
+    ///
+    /// To be turned off for an interface that cuts them itself and does not count the identification
+    /// of IPv4 up as Linux does: the invariant CRC covers it, and peers would drop all but the first.
+    pub offload: bool,
+    /// How far the invariant CRC of received packets is checked.
+    pub icrc: IcrcCheck,
+}
+
+impl Default for SoftNic {
+    fn default() -> Self {
+        Self {
+            offload: true,
+            icrc: IcrcCheck::Auto,
+        }
+    }
+}
+
+/// How far a software NIC checks the invariant CRC of packets that come over IPv4.
+///
+/// It covers 16 bits that a UDP socket does not show and a raw socket does, which takes the privilege
+/// CAP_NET_RAW. Over IPv6 the check is always whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IcrcCheck {
+    /// Wholly where the privilege is there, else as far as a UDP socket shows it.
+    #[default]
+    Auto,
+    /// Wholly, or the target does not start.
+    Full,
+    /// As far as a UDP socket shows it.
+    Socket,
 }
 
 impl Listener {

@@ -13,8 +13,8 @@ use toml::de::DeTable;
 
 use crate::reader::{Found, Report, Section, Span, choose_from};
 use crate::{
-    ByteSize, Config, ConfigErrors, Flush, Listener, NicKind, PciSlot, Provider, ProviderKind,
-    Target,
+    ByteSize, Config, ConfigErrors, Flush, IcrcCheck, Listener, NicKind, PciSlot, Provider,
+    ProviderKind, SoftNic, Target,
 };
 
 /// The most queues, and the most entries of one, that a configuration can grant.
@@ -49,6 +49,7 @@ impl Config {
                 text,
                 uniques: BTreeMap::new(),
                 providers: Vec::new(),
+                soft: BTreeMap::new(),
             };
             let section = Section::new(root.get_ref(), 0..0, "", &report);
             Some(read_config(section, &mut context))
@@ -88,6 +89,8 @@ pub(crate) struct Context<'a> {
     uniques: BTreeMap<(&'static str, String), Span>,
     /// The providers by id, also those with mistakes; whether they are peer memory, if known.
     providers: Vec<(String, Option<bool>)>,
+    /// Settings of the software NICs by address: one serves all listeners there.
+    soft: BTreeMap<IpAddr, SoftNic>,
 }
 
 impl Context<'_> {
@@ -275,12 +278,19 @@ fn read_listener(mut section: Section<'_>, context: &mut Context<'_>) -> Option<
     let address = section.required::<String>("address", "address = \"192.168.77.2\"");
     let port = section.integer("port", 1..=65535, "a port to connect to");
     let port = port.map_or(Listener::DEFAULT_PORT, |port| port.value as u16);
+    let is_soft = nic.as_ref().is_some_and(|nic| nic.value == NicKind::Soft);
+    let soft = read_soft(&mut section, nic.is_some() && !is_soft);
     let address = address.and_then(|found| {
         let address = read_address(&section, &found, wildcard)?;
         let endpoint = std::net::SocketAddr::new(address, port).to_string();
         let remedy = "give each listener an address or a port of its own";
         let name = ("address and port", endpoint);
         context.unique(&section, "address", name, &found.span, remedy);
+        if is_soft && *context.soft.entry(address).or_insert(soft) != soft {
+            let reason = "another listener at this address has another `offload` or `icrc`";
+            let remedy = "give both the same settings: one software NIC serves them";
+            section.fault(&found.span, "address", reason, remedy);
+        }
         Some(address)
     });
     section.finish();
@@ -289,7 +299,32 @@ fn read_listener(mut section: Section<'_>, context: &mut Context<'_>) -> Option<
         nic: nic?.value,
         address: address?,
         port,
+        soft: is_soft.then_some(soft),
     })
+}
+
+/// `foreign`: the NIC is another, and may have none of these settings.
+fn read_soft(section: &mut Section<'_>, foreign: bool) -> SoftNic {
+    let offload = section.optional::<bool>("offload");
+    let words = [
+        ("auto", IcrcCheck::Auto),
+        ("full", IcrcCheck::Full),
+        ("socket", IcrcCheck::Socket),
+    ];
+    let icrc = section.keyword("icrc", &words);
+    let offload_at = offload.as_ref().map(|found| ("offload", &found.span));
+    let icrc_at = icrc.as_ref().map(|found| ("icrc", &found.span));
+    for (key, span) in [offload_at, icrc_at].into_iter().flatten() {
+        if foreign {
+            let remedy = "delete the line, or say nic = \"soft\"";
+            section.fault(span, key, "only a software NIC has this setting", remedy);
+        }
+    }
+    let usual = SoftNic::default();
+    SoftNic {
+        offload: offload.map_or(usual.offload, |found| found.value),
+        icrc: icrc.map_or(usual.icrc, |found| found.value),
+    }
 }
 
 /// `wildcard`: whether the NIC takes connections on every address that it has.

@@ -109,6 +109,26 @@ fn a_path_too_long_for_a_socket_is_refused() {
     "\"1\"",
     "without quotes"
 )]
+#[case::offload_text(
+    "id = \"b\"\nnic = \"soft\"\naddress = \"10.0.0.1\"\noffload = \"no\"",
+    "\"no\"",
+    "without quotes"
+)]
+#[case::icrc_unknown(
+    "id = \"b\"\nnic = \"soft\"\naddress = \"10.0.0.1\"\nicrc = \"ful\"",
+    "\"ful\"",
+    "did you mean \"full\""
+)]
+#[case::icrc_of_hardware(
+    "id = \"b\"\nnic = \"verbs\"\naddress = \"10.0.0.1\"\nicrc = \"full\"",
+    "\"full\"",
+    "only a software NIC"
+)]
+#[case::two_wills_at_one_address(
+    "id = \"b\"\nnic = \"soft\"\naddress = \"192.168.77.2\"\nport = 4421\noffload = false",
+    "\"192.168.77.2\"",
+    "same settings"
+)]
 #[case::key_near(
     "id = \"b\"\nnic = \"soft\"\naddress = \"10.0.0.1\"\nprot = 1",
     "prot",
@@ -376,7 +396,7 @@ listener `front`: `nci`: there is no such key here
   |
 3 | nci = \"soft\"
   | ^^^
-  remedy: did you mean `nic`? (known are `id`, `nic`, `address`, `port`)";
+  remedy: did you mean `nic`? (known are `id`, `nic`, `address`, `port`, `offload`, `icrc`)";
     assert_eq!(shown.unwrap_err().to_string(), expected);
 }
 

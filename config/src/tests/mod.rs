@@ -79,6 +79,24 @@ fn a_verbs_listener_may_stand_for_all_addresses_and_flush_has_three_settings() {
     }
 }
 
+#[test]
+fn a_software_nic_has_settings_of_its_own_and_usual_ones() {
+    let soft = |text: &str| parsed(text).listeners[0].soft;
+    let text = with("", SSD);
+    assert_eq!(soft(&text), Some(SoftNic::default()));
+    assert_eq!(soft(&text.replace("\"soft\"", "\"verbs\"")), None);
+    for (word, icrc) in [
+        ("auto", IcrcCheck::Auto),
+        ("full", IcrcCheck::Full),
+        ("socket", IcrcCheck::Socket),
+    ] {
+        let lines = format!("nic = \"soft\"\noffload = false\nicrc = \"{word}\"");
+        let given = soft(&text.replace("nic = \"soft\"", &lines));
+        let offload = false;
+        assert_eq!(given, Some(SoftNic { offload, icrc }));
+    }
+}
+
 #[rstest::rstest]
 #[case("off", 4096)]
 #[case("prefer", 0)]

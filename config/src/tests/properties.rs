@@ -38,14 +38,17 @@ fn target() -> impl Strategy<Value = Target> {
 
 fn listeners() -> impl Strategy<Value = Vec<Listener>> {
     let nic = proptest::sample::select(vec![NicKind::Soft, NicKind::Verbs]);
-    let listener = (1u8..=250, 1u16.., nic);
+    let icrc = proptest::sample::select(vec![IcrcCheck::Auto, IcrcCheck::Full, IcrcCheck::Socket]);
+    let soft = (any::<bool>(), icrc).prop_map(|(offload, icrc)| SoftNic { offload, icrc });
+    let listener = (1u8..=250, 1u16.., nic, soft);
     btree_map("[A-Za-z0-9._-]{1,64}", listener, 1..4).prop_map(|listeners| {
         let numbered = listeners.into_iter().enumerate();
-        let listener = |(index, (id, (last, port, nic)))| Listener {
+        let listener = |(index, (id, (last, port, nic, soft)))| Listener {
             id,
             nic,
             address: IpAddr::V4(Ipv4Addr::new(10, 0, index as u8, last)),
             port,
+            soft: Some(soft).filter(|_| nic == NicKind::Soft),
         };
         numbered.map(listener).collect()
     })

@@ -69,7 +69,10 @@ impl Adapters {
             soft.entry(listener.address).or_default().push(at);
         }
         for (address, listeners) in soft {
-            adapters.open_soft(address, listeners, reactors)?;
+            // All listeners of an address have the same settings.
+            let first = listeners.first().and_then(|at| config.listeners.get(*at));
+            let settings = soft_settings(first.and_then(|listener| listener.soft));
+            adapters.open_soft(address, listeners, reactors, settings)?;
         }
         let verbs: Vec<usize> = of(NicKind::Verbs).map(|(at, _)| at).collect();
         if !verbs.is_empty() {
@@ -83,8 +86,9 @@ impl Adapters {
         address: IpAddr,
         listeners: Vec<usize>,
         reactors: usize,
+        settings: soft::port::Settings,
     ) -> anyhow::Result<()> {
-        let (parts, manager) = soft::open(address, reactors)?;
+        let (parts, manager) = soft::open_with(address, reactors, settings)?;
         let first = parts.first().context("there is no reactor")?;
         let adapter = Arc::new(soft::nic::SoftAdapter::of(first));
         let number = self.add(adapter, listeners.clone(), specs(parts, SLOTS), None);
@@ -301,4 +305,19 @@ fn specs<N: Nic + Send + 'static>(parts: Vec<N>, slots: usize) -> Vec<NicSpec> {
         slots,
     };
     parts.into_iter().map(spec).collect()
+}
+
+fn soft_settings(configured: Option<sidelane_config::SoftNic>) -> soft::port::Settings {
+    use sidelane_config::IcrcCheck as Configured;
+    use soft::port::IcrcCheck;
+
+    let configured = configured.unwrap_or_default();
+    soft::port::Settings {
+        offload: configured.offload,
+        icrc: match configured.icrc {
+            Configured::Auto => IcrcCheck::Auto,
+            Configured::Full => IcrcCheck::Full,
+            Configured::Socket => IcrcCheck::Socket,
+        },
+    }
 }
