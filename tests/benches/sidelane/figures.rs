@@ -10,8 +10,14 @@ struct Figure {
     /// Or why there is none.
     value: Result<f64, String>,
     unit: &'static str,
-    /// What it should be at most.
-    goal: Option<f64>,
+    goal: Option<Goal>,
+}
+
+/// What a figure should be.
+#[derive(Clone, Copy)]
+enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
 /// All lines, in order.
@@ -32,7 +38,18 @@ impl Figures {
         unit: &'static str,
         goal: f64,
     ) {
-        self.put(what, Ok(value), unit, Some(goal));
+        self.put(what, Ok(value), unit, Some(Goal::AtMost(goal)));
+    }
+
+    /// A figure that should not be below `goal`.
+    pub fn add_with_floor(
+        &mut self,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        goal: f64,
+    ) {
+        self.put(what, Ok(value), unit, Some(Goal::AtLeast(goal)));
     }
 
     /// A figure that cannot be had here.
@@ -45,7 +62,7 @@ impl Figures {
         what: impl Into<String>,
         value: Result<f64, String>,
         unit: &'static str,
-        goal: Option<f64>,
+        goal: Option<Goal>,
     ) {
         let what = what.into();
         self.0.push(Figure {
@@ -63,7 +80,13 @@ impl Figures {
                 "what": figure.what,
                 "value": figure.value.as_ref().ok(),
                 "unit": figure.unit,
-                "goal": figure.goal,
+                "goal": figure.goal.map(|goal| match goal {
+                    Goal::AtMost(value) | Goal::AtLeast(value) => value,
+                }),
+                "goal_is": figure.goal.map(|goal| match goal {
+                    Goal::AtMost(_) => "at most",
+                    Goal::AtLeast(_) => "at least",
+                }),
                 "met": figure.is_met(),
                 "not_measured": figure.value.as_ref().err(),
             })
@@ -74,7 +97,20 @@ impl Figures {
 
 impl Figure {
     fn is_met(&self) -> Option<bool> {
-        Some(*self.value.as_ref().ok()? <= self.goal?)
+        let value = *self.value.as_ref().ok()?;
+        Some(match self.goal? {
+            Goal::AtMost(goal) => value <= goal,
+            Goal::AtLeast(goal) => value >= goal,
+        })
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(goal) => write!(f, "at most {goal}"),
+            Self::AtLeast(goal) => write!(f, "at least {goal}"),
+        }
     }
 }
 

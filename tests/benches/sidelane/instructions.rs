@@ -20,6 +20,7 @@ use sidelane_tests::hooked::{Hook, Hooked, Memory};
 use sidelane_tests::served::{self, Served};
 
 use super::figures::Figures;
+use super::wire::cores;
 
 /// Commands of the shorter run, and how many more the longer one has.
 const COMMANDS: u64 = 960;
@@ -36,6 +37,11 @@ pub fn measure(figures: &mut Figures) -> anyhow::Result<()> {
         ),
         ("session core: instructions per 4 KiB read", "session", 1),
     ];
+    let wire = [
+        ("4 KiB READ, path MTU 4096", "wire-read", 4096),
+        ("4 KiB READ, path MTU 1024", "wire-read", 1024),
+        ("64 B SEND", "wire-send", 4096),
+    ];
     let there = Command::new("valgrind").arg("--version").output().is_ok();
     for (what, probe, batch) in probes {
         if !there {
@@ -45,6 +51,17 @@ pub fn measure(figures: &mut Figures) -> anyhow::Result<()> {
         let instructions = |commands| count(probe, batch, commands);
         let more = instructions(2 * COMMANDS)? - instructions(COMMANDS)?;
         figures.add(what, more as f64 / COMMANDS as f64, "");
+    }
+    for (what, probe, path_mtu) in wire {
+        let what = format!("protocol core and CRC: instructions per packet, {what}");
+        if !there {
+            figures.missing(what, "there is no valgrind");
+            continue;
+        }
+        let instructions = |commands| count(probe, path_mtu, commands);
+        let more = instructions(2 * COMMANDS)? - instructions(COMMANDS)?;
+        let packets = cores::run(probe == "wire-read", path_mtu as u32, 1)?;
+        figures.add(what, more as f64 / (COMMANDS * packets) as f64, "");
     }
     Ok(())
 }
@@ -81,6 +98,9 @@ pub fn probe(arguments: &mut impl Iterator<Item = String>) -> anyhow::Result<()>
     match name.as_str() {
         "driver" => driver(batch, commands),
         "session" => session(commands),
+        "wire-read" | "wire-send" => {
+            cores::run(name == "wire-read", batch as u32, commands).map(|_| ())
+        }
         other => bail!("unknown probe {other}"),
     }
 }

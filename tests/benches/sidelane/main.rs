@@ -4,7 +4,8 @@
 //!
 //! `make bench` prints a table and writes the same as JSON. All of it runs in
 //! this process: a target with modelled SSDs and a null backend, and a host,
-//! joined by the software adapter over loopback. Under `--probe` it is a small
+//! joined by the software adapter over loopback; and two software adapters alone,
+//! beside plain UDP sockets, to which `--wire` keeps it. Under `--probe` it is a small
 //! program for valgrind to count instructions of, which it starts itself.
 
 mod counting;
@@ -14,6 +15,7 @@ mod load;
 mod path;
 mod stage;
 mod threads;
+mod wire;
 
 use std::path::PathBuf;
 
@@ -23,18 +25,23 @@ use figures::Figures;
 
 fn main() -> anyhow::Result<()> {
     let mut json = None;
+    let mut only_wire = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => json = Some(PathBuf::from(arguments.next().context("--json PATH")?)),
             "--probe" => return instructions::probe(&mut arguments),
+            "--wire" => only_wire = true,
             // Cargo's own.
             "--bench" => {}
             other => anyhow::bail!("unknown argument {other}"),
         }
     }
     let mut figures = Figures::default();
-    path::measure(&mut figures)?;
+    if !only_wire {
+        path::measure(&mut figures)?;
+    }
+    wire::measure(&mut figures)?;
     instructions::measure(&mut figures)?;
     print!("{figures}");
     if let Some(path) = json {

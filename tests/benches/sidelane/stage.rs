@@ -155,7 +155,7 @@ fn config(address: IpAddr, folder: &TempDir) -> anyhow::Result<Config> {
 }
 
 /// Calls `open` with an address of this machine until one is free.
-fn with_free<T>(mut open: impl FnMut(IpAddr) -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub fn with_free<T>(mut open: impl FnMut(IpAddr) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let mut outcome = Err(anyhow::anyhow!("not tried"));
     for _ in 0..TRIES {
         let [a, b, c, ..] = *Uuid::new_v4().as_bytes();
