@@ -23,6 +23,14 @@ use self::cm::SoftCm;
 use self::nic::SoftNic;
 use self::port::{OpenError, Settings};
 
+/// READs that a queue pair may have outstanding, each way: as many as hosts' queues
+/// mostly have entries for.
+const MAX_RD_ATOMIC: u8 = 32;
+
+/// Bytes that one READ request asks for: the packets between the first and the
+/// last of its responses then fill a run.
+const READ_CHUNK: u32 = 64 << 10;
+
 /// Opens the software adapter of an address: one part for each of `reactors`
 /// reactors, and the connection management that they share.
 ///
@@ -52,6 +60,8 @@ pub fn open_with(
             reactors: reactors as u32,
             reactor: reactor as u32,
             seed,
+            max_rd_atomic: MAX_RD_ATOMIC,
+            read_chunk: READ_CHUNK,
             ..engine::Config::default()
         };
         let what = "read the buffer sizes";
@@ -62,6 +72,5 @@ pub fn open_with(
             source,
         })?);
     }
-    let max_rd_atomic = engine::Config::default().max_rd_atomic;
-    Ok((nics, SoftCm::new(port.cm, port.path_mtu, max_rd_atomic)))
+    Ok((nics, SoftCm::new(port.cm, port.path_mtu, MAX_RD_ATOMIC)))
 }
