@@ -260,8 +260,9 @@ impl Nic for SoftNic {
         }
         self.engine.expire(now);
         // To a completion there is mostly something to answer, with which the
-        // acknowledgements leave, by the next poll or by `arm`.
-        if !self.engine.has_completions(Wake::All) {
+        // acknowledgements leave, by the next poll or by `arm`. Of a queue pair
+        // that failed nothing leaves once its owner has heard of it.
+        if self.engine.has_events() || !self.engine.has_completions(Wake::All) {
             self.transmit(now);
         }
         self.engine.poll(out);
