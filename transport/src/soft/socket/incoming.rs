@@ -127,7 +127,7 @@ impl Incoming {
         }
         let slot = self.slots.get(at * STRIDE..at * STRIDE + LARGEST)?;
         let control = self.controls.get(at)?;
-        let control = control.0.get(..header.msg_hdr.msg_controllen as usize)?;
+        let control = control.0.get(..header.msg_hdr.msg_controllen)?;
         Some(Arrival {
             from: self.names.get(at)?.read()?,
             bytes: slot.get(..header.msg_len as usize)?,

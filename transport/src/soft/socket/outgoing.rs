@@ -233,7 +233,7 @@ impl SendSlots {
     }
 
     fn datagrams_of(&self, message: usize) -> usize {
-        self.headers.0[message].msg_hdr.msg_iovlen as usize
+        self.headers.0[message].msg_hdr.msg_iovlen
     }
 
     fn advance(&mut self, count: usize) {
