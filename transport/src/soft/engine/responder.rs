@@ -87,6 +87,8 @@ pub(super) struct Responder {
     /// A gap was reported, or the peer told to wait: until the expected packet
     /// comes, others are dropped without a word.
     silent: bool,
+    /// Packets were taken since the peer was last told of any.
+    pub(super) untold: bool,
 }
 
 impl Responder {
@@ -101,6 +103,7 @@ impl Responder {
             jobs: ReadJobs::new(0),
             reply: None,
             silent: false,
+            untold: false,
         }
     }
 
@@ -343,6 +346,7 @@ impl Responder {
     fn taken(&mut self, layout: Layout, headers: &Headers) {
         self.last_data = self.expected;
         self.expected = self.expected.plus(1);
+        self.untold = true;
         if layout.end {
             self.message_done();
         }

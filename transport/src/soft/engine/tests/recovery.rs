@@ -1,11 +1,13 @@
 //! What one lost or late packet does, each kind by itself.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::Config;
 use super::super::pair::{DELAY, Pair, RECV_BASE, Who};
 use crate::nic::{SendOp, WcStatus};
-use crate::soft::wire::{AethKind, Headers, Kind, NakCode};
+use crate::soft::wire::{Aeth, AethKind, Headers, Kind, NakCode};
 
 fn kind(headers: &Headers) -> Kind {
     headers.bth.opcode.layout().unwrap().kind
@@ -224,6 +226,36 @@ fn a_gap_is_reported_once_however_much_comes_after_it() {
     pair.a.post(1, SendOp::Write(remote), &[sge]);
     pair.run();
     success(&pair, 1);
+}
+
+#[test]
+fn what_came_before_a_gap_is_acknowledged_before_the_gap_is_told_of() {
+    let mut pair = Pair::new(1024);
+    let (sge, remote) = (pair.a.sge(0, 10_000), pair.b.remote(0));
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let (heard, mut sent) = (Rc::clone(&told), 0);
+    pair.lose(move |from, headers| {
+        if from == Who::B {
+            let kind = headers.aeth.map(|aeth| aeth.kind);
+            heard.borrow_mut().push((headers.bth.psn, kind));
+            return false;
+        }
+        sent += 1;
+        sent == 4
+    });
+    pair.a.post(1, SendOp::Write(remote), &[sge]);
+    pair.run();
+    success(&pair, 1);
+    let told = told.borrow();
+    let gap = told[1].0;
+    assert_eq!(
+        told[..2],
+        [
+            (gap.minus(1), Some(AethKind::Ack(Aeth::NO_CREDITS))),
+            (gap, Some(AethKind::Nak(NakCode::PsnSequence)))
+        ]
+    );
+    assert_eq!(told.len(), 3, "{told:?}");
 }
 
 #[test]
