@@ -136,7 +136,7 @@ pub fn run(read: bool, path_mtu: u32, count: u64) -> anyhow::Result<u64> {
         }
         let wr = SendWr {
             wr_id: number,
-            op: op.clone(),
+            op,
             sges: [first.sge(bytes)].into_iter().collect(),
             signaled: true,
             solicited: false,

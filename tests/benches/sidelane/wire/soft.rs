@@ -22,9 +22,6 @@ use super::{Job, Kind, PATH_MTU, Side, Way};
 /// Bytes of the memory of a side.
 const MEMORY: usize = 2 << 20;
 
-/// READs that may be under way.
-const READS: u8 = 255;
-
 struct Soft {
     nic: SoftNic,
     memory: MemoryRegion,
@@ -74,7 +71,7 @@ impl Soft {
     }
 
     fn connect(&mut self, other: &Self) -> anyhow::Result<()> {
-        let reads = self.nic.caps().max_rd_atomic.min(READS);
+        let reads = self.nic.caps().max_rd_atomic;
         let attrs = QpAttrs {
             local: self.address,
             remote: other.address,
