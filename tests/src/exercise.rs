@@ -30,7 +30,7 @@ const NSID: u32 = 1;
 
 /// How long a step of the association may take: longer than connection
 /// management and all retries of a queue pair do.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long to sleep at most while commands are under way.
 const SLEEP: Duration = Duration::from_millis(50);
