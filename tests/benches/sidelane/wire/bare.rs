@@ -110,6 +110,7 @@ impl Side for Bare {
                 progress = Instant::now();
             } else {
                 ensure!(progress.elapsed() < PATIENCE, "a datagram was lost");
+                std::thread::yield_now();
             }
         }
         Ok(answered / packets)
@@ -123,7 +124,9 @@ impl Side for Bare {
         // Datagrams not yet answered, and how far the first of them is.
         let (mut asked, mut at) = (0, 0);
         while !ended.load(Ordering::Relaxed) {
-            self.socket.receive_unchecked(|_, _| asked += 1)?;
+            if self.socket.receive_unchecked(|_, _| asked += 1)? == 0 {
+                std::thread::yield_now();
+            }
             if job.kind == Kind::Write && asked > 0 {
                 // One acknowledgement for all that came together.
                 if self.push(ACKNOWLEDGEMENT, asked, false) {

@@ -135,6 +135,9 @@ impl Soft {
     ) -> anyhow::Result<()> {
         let mut out = Completions::new();
         self.nic.poll(Instant::now(), &mut out);
+        if out.is_empty() {
+            std::thread::yield_now();
+        }
         for completion in out {
             ensure!(completion.status == WcStatus::Success, "{completion:?}");
             f(self, completion)?;
