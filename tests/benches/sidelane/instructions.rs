@@ -52,8 +52,10 @@ pub fn measure(figures: &mut Figures) -> anyhow::Result<()> {
         let more = instructions(2 * COMMANDS)? - instructions(COMMANDS)?;
         figures.add(what, more as f64 / COMMANDS as f64, "");
     }
+    // Valgrind takes each byte of a block copy for an instruction.
     for (what, probe, path_mtu) in wire {
-        let what = format!("protocol core and CRC: instructions per packet, {what}");
+        let what =
+            format!("protocol core and CRC: instructions and bytes copied, per packet, {what}");
         if !there {
             figures.missing(what, "there is no valgrind");
             continue;
