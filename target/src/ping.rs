@@ -4,7 +4,7 @@
 //! The protocol is that of `rping` of rdma-core (librdmacm, `examples/rping.c`): a
 //! stock `rping -s` answers [`ping`], and a stock `rping -c` is answered by
 //! [`serve`]. Each round has two SENDs each way, an RDMA READ and an RDMA WRITE,
-//! and compares what came back. [`bandwidth`] goes further where the peer is a
+//! and compares what came back. [`bandwidth()`] goes further where the peer is a
 //! Sidelane, which says so in the private data of its REP.
 //!
 //! One thread owns all and sleeps when there is nothing to do. Nothing that a peer
@@ -48,7 +48,7 @@ pub const MAX_CONNECTIONS: usize = 64;
 /// The most operations that a connection has on their way.
 pub const MAX_DEPTH: u32 = 1024;
 
-/// The most bytes of one operation of [`bandwidth`].
+/// The most bytes of one operation of [`bandwidth()`].
 pub const MAX_OPERATION: u32 = server::MAX_LENT;
 
 /// Receive buffers of a line: rping's server nods once at a time.
@@ -185,7 +185,7 @@ fn routed(remote: IpAddr) -> std::io::Result<IpAddr> {
 /// An adapter, and what sets its connections up.
 pub type Opened = (Box<dyn ActiveNic>, Box<dyn Connector>);
 
-/// The soft NIC of an own address, for [`ping`], [`bandwidth`] or [`serve`].
+/// The soft NIC of an own address, for [`ping`], [`bandwidth()`] or [`serve`].
 ///
 /// # Errors
 /// When the address or its UDP port 4791 cannot be had, with the remedy.

@@ -54,6 +54,23 @@ fn packet() -> Vec<Seed> {
     ]
 }
 
+/// A read request as rdma_rxe sends it, but for its CRC.
+fn datagram() -> Vec<Seed> {
+    let addresses = [192, 0, 2, 1, 192, 0, 2, 2];
+    let header = |len: u8| [0x45, 0, 0, len, 0x12, 0x34, 0x40, 0, 64, 17, 0, 0];
+    let udp = |len: u8| [0xc0, 1, 0x12, 0xb7, 0, len, 0, 0];
+    let (_, read) = packet().swap_remove(3);
+    let payload = [&read[1..], &[0; 4]].concat();
+    let len = payload.len() as u8;
+    vec![
+        (
+            "read",
+            [&header(28 + len)[..], &addresses, &udp(8 + len), &payload].concat(),
+        ),
+        ("run", vec![4, 0xff, 0xff, 3, 1, 2, 3, 4]),
+    ]
+}
+
 /// The actions of `fuzz::engine`; the peer of a side is 0x80 more.
 fn engine() -> Vec<Seed> {
     const PEER: u8 = 0x80;
@@ -441,6 +458,7 @@ fn main() -> std::io::Result<()> {
     ];
     let all = [
         ("packet", packet()),
+        ("datagram", datagram()),
         ("engine", engine()),
         ("cm", cm()),
         ("private_data", private_data()),

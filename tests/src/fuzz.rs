@@ -32,7 +32,7 @@ pub use driver::driver;
 pub use engine::engine;
 pub use model::model;
 pub use nvmf::{data_pointer, private_data};
-pub use packet::packet;
+pub use packet::{datagram, packet};
 pub use session::session;
 pub use spec::spec;
 pub use topology::topology;
@@ -41,8 +41,9 @@ pub use topology::topology;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the name that their seeds and their binary have.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("packet", packet),
+    ("datagram", datagram),
     ("engine", engine),
     ("cm", cm),
     ("private_data", private_data),

@@ -21,7 +21,7 @@ use std::sync::Arc;
 mod address;
 mod batch;
 mod control;
-mod datagram;
+pub mod datagram;
 mod incoming;
 pub(super) mod options;
 mod outgoing;

@@ -26,8 +26,9 @@ const PATH_MTUS: [usize; 5] = [4096, 2048, 1024, 512, 256];
 
 /// A datagram, or a run of them in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Datagram<'a> {
-    pub(super) source: IpAddr,
+pub struct Datagram<'a> {
+    /// Who sent it.
+    pub source: IpAddr,
     /// The IPv4 header, options included.
     header: &'a [u8],
     identification: u16,
@@ -39,7 +40,7 @@ pub(super) struct Datagram<'a> {
 impl<'a> Datagram<'a> {
     /// Reads the headers of a whole IP packet. `None` when it is not UDP over
     /// IPv4, or its lengths do not agree.
-    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let fixed = bytes.first_chunk::<IPV4_LEN>()?;
         let header_len = 4 * usize::from(fixed[0] & 0xf);
         let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
@@ -66,7 +67,7 @@ impl<'a> Datagram<'a> {
     }
 
     /// Calls `f` with each packet, without its CRC, all of which was checked.
-    pub(super) fn packets(&self, mut f: impl FnMut(Result<&'a [u8], BadIcrc>)) {
+    pub fn packets(&self, mut f: impl FnMut(Result<&'a [u8], BadIcrc>)) {
         let mut rest = self.payload;
         if rest.len() <= SLOT
             && let Ok(packet) = self.check(0, rest)
