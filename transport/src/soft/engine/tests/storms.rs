@@ -102,7 +102,7 @@ fn theme(name: &str) -> Theme {
 }
 
 /// Stories of each theme, unless the environment asks for more by STORIES.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 400;
 
 #[rstest::rstest]
 fn every_message_comes_once_and_in_order_or_all_ends_by_the_book(
