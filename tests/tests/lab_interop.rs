@@ -64,7 +64,6 @@ const WEATHERS: [Weather; 5] = [
         toll: Toll::OutOfOrder,
         work: 1,
         loses_connections: true,
-        ..LIGHT_LOSS
     },
     // By slots: without them each packet has a delay of its own, and so hardly any two stay in
     // order. rxe gets on by one gap for each half second then.
