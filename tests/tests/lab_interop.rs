@@ -56,14 +56,12 @@ const WEATHERS: [Weather; 5] = [
         loses_connections: true,
         ..LIGHT_LOSS
     },
-    // rxe goes back at each packet that overtakes others, so whatever makes it break its own
-    // connection then is met here first.
     Weather {
         name: "reorder",
         netem: "delay 1ms reorder 1%",
         toll: Toll::OutOfOrder,
         work: 1,
-        loses_connections: true,
+        ..LIGHT_LOSS
     },
     // By slots: without them each packet has a delay of its own, and so hardly any two stay in
     // order. rxe gets on by one gap for each half second then.
