@@ -8,6 +8,7 @@ mod null;
 mod nvme;
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use sidelane_nvme::spec::Status;
@@ -101,8 +102,14 @@ pub trait Backend: Send {
     /// Makes all queued commands known to the device.
     fn ring(&mut self);
 
-    /// Appends the ends of commands until `done` is full or none are left.
-    fn poll(&mut self, done: &mut DoneList);
+    /// Appends the ends of commands until `done` is full or none are left; notices
+    /// what is overdue at this time.
+    fn poll(&mut self, now: Instant, done: &mut DoneList);
+
+    /// Asks that commands with this tag be given up. Their ends are polled like
+    /// any other's, with Command Abort Requested (NVM Express Base, figure 102,
+    /// 07h) if they were given up, and with whatever else became of them if not.
+    fn abort(&mut self, tag: u64);
 
     /// Commands queued or under way.
     fn outstanding(&self) -> usize;
@@ -110,4 +117,8 @@ pub trait Backend: Send {
     /// Readable when a command may have ended; `None` when polling is the only
     /// way, and then all commands end in the call that polls next.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// When [`Backend::poll`] wants to be called at the latest, though nothing
+    /// has happened; `None`: no sooner than something happens.
+    fn deadline(&self) -> Option<Instant>;
 }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use sidelane_nvme::spec::Status;
 
@@ -60,7 +61,7 @@ impl Backend for NullBackend {
 
     fn ring(&mut self) {}
 
-    fn poll(&mut self, done: &mut DoneList) {
+    fn poll(&mut self, _now: Instant, done: &mut DoneList) {
         while !done.is_full() {
             let Some(tag) = self.ended.pop_front() else {
                 return;
@@ -72,11 +73,18 @@ impl Backend for NullBackend {
         }
     }
 
+    /// Nothing is there to be given up: the next poll ends all.
+    fn abort(&mut self, _tag: u64) {}
+
     fn outstanding(&self) -> usize {
         self.ended.len()
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn deadline(&self) -> Option<Instant> {
         None
     }
 }
@@ -116,7 +124,7 @@ mod tests {
         let mut tags = Vec::new();
         while backend.outstanding() > 0 {
             let mut done = DoneList::new();
-            backend.poll(&mut done);
+            backend.poll(Instant::now(), &mut done);
             tags.extend(done.iter().map(|d| d.tag));
         }
         assert_eq!(tags, (0..DEPTH as u64).collect::<Vec<_>>());

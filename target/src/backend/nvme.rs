@@ -1,6 +1,7 @@
 //! A namespace of a local SSD, by the userspace driver.
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use sidelane_nvme::Backing;
@@ -92,7 +93,7 @@ impl<B: Backing> Backend for NvmeBackend<B> {
         self.queue.ring();
     }
 
-    fn poll(&mut self, done: &mut DoneList) {
+    fn poll(&mut self, _now: Instant, done: &mut DoneList) {
         let room = MAX_DONE - done.len();
         self.queue.poll(room, |end| {
             done.push(Done {
@@ -102,12 +103,18 @@ impl<B: Backing> Backend for NvmeBackend<B> {
         });
     }
 
+    fn abort(&mut self, _tag: u64) {}
+
     fn outstanding(&self) -> usize {
         self.queue.outstanding()
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.queue.eventfd()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
     }
 }
 

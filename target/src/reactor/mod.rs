@@ -383,7 +383,7 @@ impl Reactor {
             return false;
         }
         let mut done = DoneList::new();
-        queued.namespace.backend.poll(&mut done);
+        queued.namespace.backend.poll(now, &mut done);
         let any = !done.is_empty();
         for end in done {
             self.executed(end, now);

@@ -46,7 +46,7 @@ impl Reactor {
                 continue;
             }
             let mut done = DoneList::new();
-            backend.poll(&mut done);
+            backend.poll(now, &mut done);
             if !done.is_empty() {
                 for end in done {
                     self.executed(end, now);
@@ -59,6 +59,11 @@ impl Reactor {
             .iter()
             .filter_map(|port| port.nic.deadline())
             .chain(self.connections.deadline())
+            .chain(
+                self.namespaces
+                    .iter()
+                    .filter_map(|it| it.namespace.backend.deadline()),
+            )
             .min();
         let wait = deadline.map_or(MAX_SLEEP, |at| {
             at.saturating_duration_since(now).min(MAX_SLEEP)
