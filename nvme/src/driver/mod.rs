@@ -35,6 +35,7 @@ pub use data::DataPointer;
 pub use error::{DriverError, SubmitError};
 pub use open::{Namespace, UnusableNamespace};
 pub use queue::{Completion, IoQueuePair, QueueStats, Tap};
+pub use slots::Overdue;
 
 use crate::Backing;
 use crate::spec::{

@@ -9,7 +9,7 @@ use sidelane_p2p::Region;
 use super::command::Maker;
 use super::data::{LIST_LEN, ListPages};
 use super::ring::{CompletionRing, SubmissionRing};
-use super::slots::Slots;
+use super::slots::{Overdue, Slots};
 use super::{DriverError, Inner, IoCommand, SubmitError};
 use crate::Backing;
 use crate::spec::{Sqe, Status};
@@ -75,7 +75,7 @@ impl<B: Backing> IoQueuePair<B> {
         let (slot, cid) = self.slots.take(tag).ok_or(SubmitError::QueueFull)?;
         let written = self.write(slot, cid, &command);
         if written.is_err() {
-            self.slots.untake(slot);
+            self.slots.complete(cid);
         }
         written
     }
@@ -131,6 +131,27 @@ impl<B: Backing> IoQueuePair<B> {
         }
         self.cq.ring(&*self.inner.device.backing);
         taken
+    }
+
+    /// The time by which the ages of commands are measured, in milliseconds since
+    /// any start; it does not go back. To be set once a round, before commands
+    /// are submitted: no clock is read for each of them.
+    pub fn set_clock(&mut self, now_ms: u64) {
+        self.slots.set_clock(now_ms);
+    }
+
+    /// Commands that have been outstanding for more than `older_than_ms`, by the
+    /// last [`set_clock`](Self::set_clock); ages of more than 49 days are wrong.
+    /// Looks through all slots unless nothing is outstanding: some ten times a
+    /// second, not each round.
+    pub fn overdue(&self, older_than_ms: u64) -> impl Iterator<Item = Overdue> {
+        self.slots.overdue(older_than_ms)
+    }
+
+    /// Identifiers under which commands with this tag are outstanding, for
+    /// Abort. Looks through all slots, as [`overdue`](Self::overdue) does.
+    pub fn cids_of(&self, tag: u64) -> impl Iterator<Item = u16> {
+        self.slots.cids_of(tag)
     }
 
     /// The eventfd that counts this queue's interrupts, unless the queue is

@@ -2,12 +2,30 @@
 //! changes with each use, so that a completion that comes late or twice is not
 //! taken for that of another command.
 
-/// What is known of an outstanding command.
+/// What is known of a command, and of those that will use its slot later.
 #[derive(Clone, Copy)]
 struct Slot {
     tag: u64,
-    generation: u16,
-    busy: bool,
+    /// When it was taken, in milliseconds; wraps after 49 days.
+    since_ms: u32,
+    /// The identifier in use, or [`NONE`].
+    cid: u16,
+    /// The identifier of the next use.
+    next_cid: u16,
+}
+
+/// No command: an identifier that is never given.
+const NONE: u16 = 0xffff;
+
+/// An outstanding command that is older than was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overdue {
+    /// What [`IoQueuePair::submit`](super::IoQueuePair::submit) was given.
+    pub tag: u64,
+    /// The identifier under which the controller knows it.
+    pub cid: u16,
+    /// How long it has been outstanding, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// The commands of one queue.
@@ -15,23 +33,26 @@ pub(super) struct Slots {
     slots: Box<[Slot]>,
     free: Vec<u16>,
     index_bits: u32,
+    now_ms: u64,
 }
 
 impl Slots {
     /// Room for `capacity` commands, at most 32,767. All memory is taken here.
     pub(super) fn new(capacity: u16) -> Self {
         let capacity = capacity.clamp(1, 0x7fff);
-        let idle = Slot {
+        let idle = |index| Slot {
             tag: 0,
-            generation: 0,
-            busy: false,
+            since_ms: 0,
+            cid: NONE,
+            next_cid: index,
         };
         Self {
-            slots: vec![idle; usize::from(capacity)].into(),
+            slots: (0..capacity).map(idle).collect(),
             free: (0..capacity).rev().collect(),
             // An index of all ones stays unused, so no identifier is FFFFh,
             // which in the error log stands for no command.
             index_bits: u32::from(capacity).ilog2() + 1,
+            now_ms: 0,
         }
     }
 
@@ -43,39 +64,68 @@ impl Slots {
         self.slots.len() - self.free.len()
     }
 
+    /// The time at which slots are taken from now on. It never goes back.
+    pub(super) fn set_clock(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
     /// Takes a slot: its index and the identifier for this use of it.
+    #[inline]
     pub(super) fn take(&mut self, tag: u64) -> Option<(u16, u16)> {
         let index = self.free.pop()?;
         let slot = self.slots.get_mut(usize::from(index))?;
-        slot.generation = slot.generation.wrapping_add(1);
-        slot.tag = tag;
-        slot.busy = true;
-        Some((index, index | slot.generation << self.index_bits))
-    }
-
-    /// Gives a slot back that was taken for a command which was then not sent.
-    pub(super) fn untake(&mut self, index: u16) {
-        if let Some(slot) = self
-            .slots
-            .get_mut(usize::from(index))
-            .filter(|slot| slot.busy)
-        {
-            slot.busy = false;
-            self.free.push(index);
-        }
+        let cid = slot.next_cid;
+        *slot = Slot {
+            tag,
+            since_ms: self.now_ms as u32,
+            cid,
+            next_cid: cid.wrapping_add(1 << self.index_bits),
+        };
+        Some((index, cid))
     }
 
     /// Gives a slot back: the tag of the command with this identifier, or `None`
-    /// when no such command is outstanding.
+    /// when no such command is outstanding. Also for a command that was then not
+    /// sent.
+    #[inline]
     pub(super) fn complete(&mut self, cid: u16) -> Option<u64> {
         let index = cid & ((1 << self.index_bits) - 1);
         let slot = self.slots.get_mut(usize::from(index))?;
-        if !slot.busy || index | slot.generation << self.index_bits != cid {
+        if slot.cid != cid {
             return None;
         }
-        slot.busy = false;
+        slot.cid = NONE;
         self.free.push(index);
         Some(slot.tag)
+    }
+
+    fn busy(&self) -> impl Iterator<Item = &Slot> {
+        // With nothing outstanding there is nothing to look through.
+        let looked_through = if self.outstanding() == 0 {
+            0
+        } else {
+            self.slots.len()
+        };
+        let slots = self.slots.iter().take(looked_through);
+        slots.filter(|slot| slot.cid != NONE)
+    }
+
+    /// Commands that have been outstanding for more than `older_than_ms`.
+    pub(super) fn overdue(&self, older_than_ms: u64) -> impl Iterator<Item = Overdue> {
+        let now_ms = self.now_ms as u32;
+        let overdue = move |slot: &Slot| Overdue {
+            tag: slot.tag,
+            cid: slot.cid,
+            age_ms: now_ms.wrapping_sub(slot.since_ms).into(),
+        };
+        let commands = self.busy().map(overdue);
+        commands.filter(move |command| command.age_ms > older_than_ms)
+    }
+
+    /// Identifiers of the outstanding commands with this tag.
+    pub(super) fn cids_of(&self, tag: u64) -> impl Iterator<Item = u16> {
+        let with_tag = self.busy().filter(move |slot| slot.tag == tag);
+        with_tag.map(|slot| slot.cid)
     }
 }
 
@@ -94,6 +144,43 @@ mod tests {
         assert_ne!(first, second, "the same slot, another generation");
         assert_eq!(slots.complete(first), None);
         assert_eq!(slots.complete(second), Some(11));
+    }
+
+    #[test]
+    fn commands_are_overdue_by_the_clock_they_were_taken_at() {
+        let mut slots = Slots::new(4);
+        // Milliseconds around the one at which 32 bits are not enough.
+        let start = u64::from(u32::MAX) - 5;
+        slots.set_clock(start);
+        let (_, old) = slots.take(10).unwrap();
+        slots.set_clock(start + 10);
+        let (_, young) = slots.take(11).unwrap();
+        slots.set_clock(start + 15);
+        slots.set_clock(start);
+        let ages = |slots: &Slots, than| -> Vec<_> {
+            let overdue = slots.overdue(than);
+            overdue.map(|one| (one.tag, one.cid, one.age_ms)).collect()
+        };
+        assert_eq!(ages(&slots, 4), [(10, old, 15), (11, young, 5)]);
+        assert_eq!(ages(&slots, 5), [(10, old, 15)]);
+        assert_eq!(ages(&slots, 15), []);
+        assert_eq!(ages(&slots, u64::MAX), []);
+        slots.complete(old).unwrap();
+        assert_eq!(ages(&slots, 0), [(11, young, 5)]);
+        slots.complete(young).unwrap();
+        assert_eq!(ages(&slots, 0), []);
+    }
+
+    #[test]
+    fn all_identifiers_of_a_tag_are_found_and_no_others() {
+        let mut slots = Slots::new(8);
+        let mut take = |tag| slots.take(tag).unwrap().1;
+        let (first, other, second) = (take(5), take(6), take(5));
+        assert_eq!(slots.cids_of(5).collect::<Vec<_>>(), [first, second]);
+        assert_eq!(slots.cids_of(6).collect::<Vec<_>>(), [other]);
+        slots.complete(first).unwrap();
+        assert_eq!(slots.cids_of(5).collect::<Vec<_>>(), [second]);
+        assert_eq!(slots.cids_of(0).next(), None, "idle slots have no tag");
     }
 
     proptest! {

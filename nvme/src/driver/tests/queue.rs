@@ -90,6 +90,37 @@ fn a_full_queue_says_so_and_has_room_again_after_a_poll() {
 }
 
 #[test]
+fn a_command_that_is_not_answered_becomes_overdue_and_is_known_by_its_identifier() {
+    let bench = Bench::with_cmbs();
+    let controller = open(&bench.near);
+    let mut queue = controller.create_io_queue_pair(8).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    queue.set_tap(Box::new(move |sqe, _| log.lock().unwrap().push(sqe.cid())));
+    bench.near.set_defer(true);
+    queue.set_clock(1_000);
+    for tag in [7, 8, 7] {
+        queue.submit(IoCommand::Flush { nsid: 1 }, tag).unwrap();
+    }
+    queue.ring();
+    let sent = seen.lock().unwrap().clone();
+    assert_eq!(queue.cids_of(7).collect::<Vec<_>>(), [sent[0], sent[2]]);
+    queue.set_clock(13_000);
+    assert_eq!(queue.overdue(12_000).count(), 0);
+    queue.set_clock(13_001);
+    let overdue: Vec<_> = queue.overdue(12_000).collect();
+    assert_eq!(overdue.len(), 3);
+    assert_eq!(
+        (overdue[1].tag, overdue[1].cid, overdue[1].age_ms),
+        (8, sent[1], 12_001)
+    );
+    bench.near.set_defer(false);
+    while bench.near.step() {}
+    assert_eq!(queue.poll(8, |_| ()), 3);
+    assert_eq!(queue.overdue(0).count() + queue.cids_of(7).count(), 0);
+}
+
+#[test]
 fn a_depth_that_the_controller_does_not_allow_is_brought_into_bounds() {
     let options = ModelOptions {
         mqes_z: 15,
