@@ -301,15 +301,39 @@ impl<'a> Section<'a> {
             .as_array()
             .ok_or_else(|| wrong_type(wanted, raw.get_ref()));
         let array = self.accept(key, raw.span(), array)?;
-        let values = array
-            .value
-            .iter()
-            .filter_map(|item| self.accept(key, item.span(), T::read(item.get_ref())))
-            .collect();
         Some(Found {
-            value: values,
+            value: self.items(key, array.value),
             span: array.span,
         })
+    }
+
+    fn items<T: Value>(&self, key: &str, array: &[Spanned<DeValue<'_>>]) -> Vec<Found<T>> {
+        array
+            .iter()
+            .filter_map(|item| self.accept(key, item.span(), T::read(item.get_ref())))
+            .collect()
+    }
+
+    /// One value, or a list of them; those refused are left out. `None` when it is absent, or all of it
+    /// was refused.
+    pub(crate) fn one_or_list<T: Value>(
+        &mut self,
+        key: &'static str,
+    ) -> Option<Found<Vec<Found<T>>>> {
+        let raw = self.raw(key)?;
+        let span = raw.span();
+        let value = match raw.get_ref().as_array() {
+            Some(array) => {
+                let items = self.items(key, array);
+                // What is left of a list with a mistake in each item is not an empty list.
+                if items.is_empty() && !array.is_empty() {
+                    return None;
+                }
+                items
+            }
+            None => vec![self.accept(key, span.clone(), T::read(raw.get_ref()))?],
+        };
+        Some(Found { value, span })
     }
 
     /// A table under `key`.

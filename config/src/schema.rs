@@ -8,6 +8,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+mod provider;
+
+pub use provider::{Provider, ProviderChoice, ProviderKind};
+
 use crate::{ByteSize, Nqn, PciSlot, Uuid};
 
 /// Everything that `sidelane serve` is told.
@@ -18,7 +22,8 @@ pub struct Config {
     /// `[[listener]]`: where hosts connect; at least one, ids and addresses unique.
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
-    /// `[[provider]]`: memory for payload, in the order of the file; ids and devices unique.
+    /// `[[provider]]`: memory for payload, in the order of the file; ids unique, and no two of the same
+    /// memory.
     #[serde(rename = "provider", skip_serializing_if = "Vec::is_empty")]
     pub providers: Vec<Provider>,
     /// `[[subsystem]]`: what hosts connect to; at least one, NQNs unique.
@@ -47,8 +52,9 @@ impl Config {
                 ));
             }
             for namespace in &subsystem.namespaces {
-                let provider = self.provider_of(namespace);
-                if let Some(provider) = provider.filter(|provider| !provider.is_peer())
+                let named = self.providers_of(namespace);
+                let no_peer = named.iter().all(|provider| !provider.is_peer());
+                if let (true, Some(provider)) = (no_peer, named.first())
                     && namespace.p2p == P2pPolicy::Prefer
                 {
                     remarks.push(format!(
@@ -62,11 +68,12 @@ impl Config {
         remarks
     }
 
-    /// The provider that a namespace names; `None` when it leaves the choice to the target.
+    /// The providers that a namespace names, in its order; none when it leaves the choice to the target.
     #[must_use]
-    pub fn provider_of(&self, namespace: &Namespace) -> Option<&Provider> {
-        let id = namespace.provider.id()?;
-        self.providers.iter().find(|provider| provider.id == id)
+    pub fn providers_of(&self, namespace: &Namespace) -> Vec<&Provider> {
+        let ids = namespace.provider.ids().iter();
+        ids.filter_map(|id| self.providers.iter().find(|provider| provider.id == *id))
+            .collect()
     }
 }
 
@@ -206,64 +213,6 @@ impl NicKind {
     }
 }
 
-/// `[[provider]]`: a source of memory for payload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Provider {
-    /// The name by which namespaces choose it; never `auto`.
-    pub id: String,
-    /// What it is made of.
-    #[serde(flatten)]
-    pub kind: ProviderKind,
-}
-
-/// What a provider's memory is.
-///
-/// Only the code that opens a provider needs to know the kinds; everything else asks the methods of
-/// [`Provider`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum ProviderKind {
-    /// The Controller Memory Buffer of an NVMe SSD.
-    Cmb {
-        /// The SSD.
-        device: PciSlot,
-        /// Use no more than this; a multiple of 4096 bytes.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        size: Option<ByteSize>,
-    },
-    /// Host memory: the fallback that keeps payload off no bus at all.
-    Host {
-        /// How much; a multiple of 4096 bytes, not zero.
-        size: ByteSize,
-    },
-}
-
-impl Provider {
-    /// The PCI function whose memory this is; `None` for host memory.
-    #[must_use]
-    pub fn device(&self) -> Option<&PciSlot> {
-        match &self.kind {
-            ProviderKind::Cmb { device, .. } => Some(device),
-            ProviderKind::Host { .. } => None,
-        }
-    }
-
-    /// The configured size: of host memory all of it, of a device the most to use of it.
-    #[must_use]
-    pub fn size(&self) -> Option<ByteSize> {
-        match self.kind {
-            ProviderKind::Cmb { size, .. } => size,
-            ProviderKind::Host { size } => Some(size),
-        }
-    }
-
-    /// Whether payload in this memory stays out of host memory.
-    #[must_use]
-    pub fn is_peer(&self) -> bool {
-        self.device().is_some()
-    }
-}
-
 /// `[[subsystem]]`: a set of namespaces under one name, and who may see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Subsystem {
@@ -364,37 +313,6 @@ impl P2pPolicy {
             Self::Off => "off",
             Self::Prefer => "prefer",
             Self::Require => "require",
-        }
-    }
-}
-
-/// Which provider a namespace takes its buffers from.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(into = "String")]
-pub enum ProviderChoice {
-    /// The memory of its own SSD, else the nearest provider that fits.
-    #[default]
-    Auto,
-    /// The provider with this id, which exists.
-    Id(String),
-}
-
-impl ProviderChoice {
-    /// The id, unless the choice is `auto`.
-    #[must_use]
-    pub fn id(&self) -> Option<&str> {
-        match self {
-            Self::Auto => None,
-            Self::Id(id) => Some(id),
-        }
-    }
-}
-
-impl From<ProviderChoice> for String {
-    fn from(choice: ProviderChoice) -> Self {
-        match choice {
-            ProviderChoice::Auto => "auto".to_owned(),
-            ProviderChoice::Id(id) => id,
         }
     }
 }

@@ -97,10 +97,10 @@ impl VfioDevices {
         else {
             return Vec::new();
         };
-        let candidates = match config.provider_of(namespace) {
-            Some(provider) => vec![provider],
-            None => config.providers.iter().collect(),
-        };
+        let mut candidates = config.providers_of(namespace);
+        if candidates.is_empty() {
+            candidates = config.providers.iter().collect();
+        }
         candidates
             .into_iter()
             .filter_map(|provider| {

@@ -71,12 +71,12 @@ pub fn choose(
     candidates: &[Candidate],
     mut judge: impl FnMut(Placement, &[PciAddress]) -> Fitness,
 ) -> Result<Choice, Refusal> {
-    let named = |candidate: &Candidate| choice.id() == Some(candidate.name.as_str());
+    let named = |candidate: &Candidate| choice.names(&candidate.name);
     let is_host = |candidate: &Candidate| candidate.placement == Placement::Host;
     // Host memory is that of a provider, where there is one that may be meant.
     let host = candidates
         .iter()
-        .position(|it| is_host(it) && (named(it) || choice.id().is_none()));
+        .position(|it| is_host(it) && (named(it) || choice.ids().is_empty()));
     if policy == P2pPolicy::Off {
         let way = Way {
             candidate: host,
@@ -92,12 +92,14 @@ pub fn choose(
     let judged: Vec<Judged<'_>> = candidates
         .iter()
         .enumerate()
-        .filter(|(_, candidate)| match (choice.id(), policy) {
+        .filter(|(_, candidate)| match (choice, policy) {
             // Never host memory where peer memory is required, and elsewhere
             // only where it was named.
-            (Some(_), P2pPolicy::Require) => named(candidate) && !is_host(candidate),
-            (Some(_), _) => named(candidate),
-            (None, _) => !is_host(candidate),
+            (ProviderChoice::Named(_), P2pPolicy::Require) => {
+                named(candidate) && !is_host(candidate)
+            }
+            (ProviderChoice::Named(_), _) => named(candidate),
+            (ProviderChoice::Auto, _) => !is_host(candidate),
         })
         .map(|(at, candidate)| Judged::new(at, candidate, ssd, &mut judge))
         .collect();
@@ -306,7 +308,7 @@ mod tests {
     ) -> Result<Choice, Refusal> {
         let choice = match choice {
             "auto" => ProviderChoice::Auto,
-            id => ProviderChoice::Id(id.to_owned()),
+            ids => ProviderChoice::Named(ids.split(' ').map(str::to_owned).collect()),
         };
         choose(policy, &choice, Some(pci(ssd)), from, judge)
     }

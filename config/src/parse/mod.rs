@@ -3,6 +3,7 @@
 //! Providers are read before subsystems, wherever they stand in the file, so that a namespace's provider
 //! can be looked up at once.
 
+mod provider;
 mod subsystem;
 
 use std::collections::BTreeMap;
@@ -11,10 +12,9 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use crate::reader::{Found, Report, Section, Span, choose_from};
+use crate::reader::{Found, Report, Section, Span};
 use crate::{
-    ByteSize, Config, ConfigErrors, Flush, IcrcCheck, Listener, NicKind, PciSlot, Provider,
-    ProviderKind, SoftNic, Target,
+    ByteSize, Config, ConfigErrors, Flush, IcrcCheck, Listener, NicKind, PciSlot, SoftNic, Target,
 };
 
 /// The most queues, and the most entries of one, that a configuration can grant.
@@ -49,6 +49,7 @@ impl Config {
                 text,
                 uniques: BTreeMap::new(),
                 providers: Vec::new(),
+                roles: BTreeMap::new(),
                 soft: BTreeMap::new(),
             };
             let section = Section::new(root.get_ref(), 0..0, "", &report);
@@ -89,11 +90,35 @@ pub(crate) struct Context<'a> {
     uniques: BTreeMap<(&'static str, String), Span>,
     /// The providers by id, also those with mistakes; whether they are peer memory, if known.
     providers: Vec<(String, Option<bool>)>,
+    /// What each PCI function is opened as.
+    roles: BTreeMap<PciSlot, Role>,
     /// Settings of the software NICs by address: one serves all listeners there.
     soft: BTreeMap<IpAddr, SoftNic>,
 }
 
+/// What a PCI function is opened as; it cannot be both.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// An SSD, by the NVMe driver.
+    Ssd,
+    /// Plain memory behind a BAR.
+    Memory,
+}
+
 impl Context<'_> {
+    /// Complains when the function has another role already.
+    fn role(&mut self, section: &Section<'_>, device: &Found<PciSlot>, role: Role) {
+        if *self.roles.entry(device.value.clone()).or_insert(role) != role {
+            section.fault(
+                &device.span,
+                "device",
+                "the target drives this function as an SSD, and a provider of kind \"bar\" would let \
+                 payload run over its registers",
+                "for the memory of an SSD write kind = \"cmb\" or \"pmr\"",
+            );
+        }
+    }
+
     /// Complains when `name` has been seen before among things of this `kind`.
     fn unique(
         &mut self,
@@ -143,7 +168,7 @@ fn read_config(mut root: Section<'_>, context: &mut Context<'_>) -> Config {
     let providers = root
         .sections("provider", "[[provider]]")
         .into_iter()
-        .filter_map(|section| read_provider(section, context))
+        .filter_map(|section| provider::read(section, context))
         .collect();
     let subsystems: Vec<_> = root.sections("subsystem", "[[subsystem]]");
     if subsystems.is_empty() {
@@ -348,64 +373,6 @@ fn read_address(section: &Section<'_>, found: &Found<String>, wildcard: bool) ->
     None
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Cmb,
-    Host,
-}
-
-fn read_provider(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Provider> {
-    let id = read_id(&mut section, "provider", "cmb0", context);
-    if let Some(auto) = id.as_ref().filter(|id| id.value == "auto") {
-        let reason = "`auto` stands for the choice that namespaces leave to the target";
-        section.fault(
-            &auto.span,
-            "id",
-            reason,
-            "give it another name, such as \"cmb0\"",
-        );
-    }
-    section.complain_if_absent("kind", "kind = \"cmb\"");
-    let kind = section.keyword("kind", &[("cmb", Kind::Cmb), ("host", Kind::Host)]);
-    let device = section.optional::<PciSlot>("device");
-    let size = read_size(&mut section, "size");
-    if let Some(id) = &id {
-        let is_peer = kind.as_ref().map(|kind| matches!(kind.value, Kind::Cmb));
-        context.providers.push((id.value.clone(), is_peer));
-    }
-    let kind = kind.and_then(|kind| match kind.value {
-        Kind::Cmb => {
-            section.complain_if_absent("device", "device = \"0000:03:00.0\"");
-            let device = device?;
-            let name = ("device", device.value.to_string());
-            let remedy = "an SSD has one CMB: let namespaces share the provider that is there";
-            context.unique(&section, "device", name, &device.span, remedy);
-            Some(ProviderKind::Cmb {
-                device: device.value,
-                size,
-            })
-        }
-        Kind::Host => {
-            section.complain_if_absent("size", "size = \"64 MiB\"");
-            if let Some(device) = device {
-                let reason = "host memory belongs to no device";
-                section.fault(
-                    &device.span,
-                    "device",
-                    reason,
-                    "remove it, or write kind = \"cmb\"",
-                );
-            }
-            Some(ProviderKind::Host { size: size? })
-        }
-    });
-    section.finish();
-    Some(Provider {
-        id: id?.value,
-        kind: kind?,
-    })
-}
-
 /// A size that is a whole number of pages, and not zero.
 fn read_size(section: &mut Section<'_>, key: &'static str) -> Option<ByteSize> {
     let size = section.optional::<ByteSize>(key)?;
@@ -417,18 +384,4 @@ fn read_size(section: &mut Section<'_>, key: &'static str) -> Option<ByteSize> {
     let remedy = format!("write a multiple of {PAGE} bytes, such as \"64 MiB\"");
     section.fault(&size.span, key, format!("{} {reason}", size.value), remedy);
     None
-}
-
-/// The remedy for a provider that does not exist.
-fn known_providers(text: &str, context: &Context<'_>) -> String {
-    let mut ids: Vec<&str> = context
-        .providers
-        .iter()
-        .map(|(id, _)| id.as_str())
-        .collect();
-    ids.push("auto");
-    format!(
-        "{}; or add a [[provider]] with this id",
-        choose_from(text, &ids, "\"")
-    )
 }

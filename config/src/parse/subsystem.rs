@@ -1,6 +1,7 @@
 //! `[[subsystem]]` and its namespaces.
 
-use super::{Context, known_providers, read_size};
+use super::provider::known_providers;
+use super::{Context, Role, read_size};
 use crate::reader::{Found, Section};
 use crate::{
     Backend, ByteSize, Namespace, Nqn, P2pPolicy, PciSlot, ProviderChoice, Subsystem, Uuid,
@@ -187,8 +188,8 @@ fn read_namespace(
     let p2p = section
         .keyword("p2p", &POLICIES)
         .map_or(P2pPolicy::Off, |p2p| p2p.value);
-    let provider = section.optional::<String>("provider");
-    check_provider(&section, p2p, provider.as_ref(), backend.as_ref(), context);
+    let providers = section.one_or_list::<String>("provider");
+    let provider = read_choice(&section, p2p, providers, backend.as_ref(), context);
     let uuid = section.optional::<Uuid>("uuid");
     if let Some(uuid) = &uuid {
         let name = ("UUID", uuid.value.to_string());
@@ -196,10 +197,6 @@ fn read_namespace(
         context.unique(&section, "uuid", name, &uuid.span, remedy);
     }
     section.finish();
-    let provider = match provider {
-        Some(provider) if provider.value != "auto" => ProviderChoice::Id(provider.value),
-        _ => ProviderChoice::Auto,
-    };
     let uuid = uuid.map(|uuid| uuid.value);
     Some(Namespace {
         nsid: nsid?.value,
@@ -235,6 +232,7 @@ fn read_backend(mut section: Section<'_>, context: &mut Context<'_>) -> Option<B
                 let name = ("namespace of an SSD", format!("{} {nsid}", device.value));
                 let remedy = "two namespaces cannot share blocks: name another device or nsid";
                 context.unique(&section, "device", name, &device.span, remedy);
+                context.role(&section, &device, Role::Ssd);
                 Backend::Nvme {
                     device: device.value,
                     nsid,
@@ -264,28 +262,65 @@ fn read_block(section: &mut Section<'_>) -> u32 {
     }
 }
 
-/// Complains when the policy and the memory contradict each other.
-fn check_provider(
+/// Where a namespace's buffers come from. Complains when that and the policy contradict each other.
+fn read_choice(
     section: &Section<'_>,
     p2p: P2pPolicy,
-    provider: Option<&Found<String>>,
+    providers: Option<Found<Vec<Found<String>>>>,
     backend: Option<&Backend>,
     context: &Context<'_>,
-) {
-    let Some(named) = provider.filter(|provider| provider.value != "auto") else {
+) -> ProviderChoice {
+    let span = providers.as_ref().map_or(&section.span, |list| &list.span);
+    let named = providers.as_ref().map_or(&[][..], |list| &list.value);
+    if providers.is_some() && named.is_empty() {
+        section.fault(
+            span,
+            "provider",
+            "no provider is named",
+            "name at least one, or write provider = \"auto\"",
+        );
+    }
+    let is_auto = |id: &Found<String>| id.value == "auto";
+    if named.iter().all(is_auto) {
         let no_ssd = backend.is_some_and(|backend| backend.device().is_none());
         if p2p == P2pPolicy::Require && no_ssd {
-            let span = provider.map_or(&section.span, |provider| &provider.span);
             section.fault(
                 span,
                 "provider",
                 "with p2p = \"require\", `auto` means the memory of the namespace's own SSD, and a null \
                  backend has none",
-                "name a [[provider]] of kind \"cmb\", or write p2p = \"prefer\" or \"off\"",
+                "name a [[provider]] of peer memory, or write p2p = \"prefer\" or \"off\"",
             );
         }
-        return;
-    };
+        return ProviderChoice::Auto;
+    }
+    let mut ids: Vec<String> = Vec::new();
+    for found in named {
+        if ids.contains(&found.value) {
+            let reason = format!("`{}` is in the list twice", found.value);
+            section.fault(&found.span, "provider", reason, "remove one of the two");
+        } else if is_auto(found) {
+            section.fault(
+                &found.span,
+                "provider",
+                "`auto` leaves the choice to the target, so nothing can stand beside it",
+                "remove it, or write provider = \"auto\" alone",
+            );
+        } else {
+            check_provider(section, p2p, found, context);
+            ids.push(found.value.clone());
+        }
+    }
+    ProviderChoice::Named(ids)
+}
+
+/// Complains when there is no such provider, or the policy forbids or wastes its memory.
+fn check_provider(
+    section: &Section<'_>,
+    p2p: P2pPolicy,
+    named: &Found<String>,
+    context: &Context<'_>,
+) {
     let id = &named.value;
     let Some((_, is_peer)) = context.providers.iter().find(|(known, _)| known == id) else {
         let reason = format!("there is no provider `{id}`");
@@ -302,7 +337,7 @@ fn check_provider(
             &named.span,
             "provider",
             format!("`{id}` is host memory, which p2p = \"require\" forbids for payload"),
-            "name a provider of kind \"cmb\" or \"auto\", or write p2p = \"off\"",
+            "name providers of peer memory or \"auto\", or write p2p = \"off\"",
         ),
         (P2pPolicy::Off, Some(true)) => section.fault(
             &named.span,

@@ -1,5 +1,7 @@
 //! Each mistake is told with its place, its reason and its remedy.
 
+mod providers;
+
 use super::*;
 
 /// The first error in `text`: thing, marked text, reason, remedy.
@@ -142,50 +144,6 @@ fn mistakes_in_a_listener(#[case] lines: &str, #[case] marked: &str, #[case] sai
     assert_refused(&text, marked, said);
 }
 
-#[rstest::rstest]
-#[case::kind_missing("id = \"a\"", "[[provider]]", "kind = ")]
-#[case::kind_unknown("id = \"a\"\nkind = \"cbm\"", "\"cbm\"", "did you mean \"cmb\"")]
-#[case::device_missing("id = \"a\"\nkind = \"cmb\"", "[[provider]]", "device = ")]
-#[case::device_odd("id = \"a\"\nkind = \"cmb\"\ndevice = \"nvme0\"", "\"nvme0\"", "lspci")]
-#[case::device_of_host(
-    "id = \"a\"\nkind = \"host\"\nsize = 4096\ndevice = \"05:00.0\"",
-    "\"05:00.0\"",
-    "no device"
-)]
-#[case::size_missing("id = \"a\"\nkind = \"host\"", "[[provider]]", "size = ")]
-#[case::size_zero("id = \"a\"\nkind = \"host\"\nsize = 0", "0", "zero")]
-#[case::size_uneven(
-    "id = \"a\"\nkind = \"host\"\nsize = \"5 KiB\"",
-    "\"5 KiB\"",
-    "multiple of 4096"
-)]
-#[case::size_negative("id = \"a\"\nkind = \"host\"\nsize = -1", "-1", "negative")]
-#[case::size_unit("id = \"a\"\nkind = \"host\"\nsize = \"5 MB\"", "\"5 MB\"", "MiB")]
-#[case::size_type("id = \"a\"\nkind = \"host\"\nsize = true", "true", "64 MiB")]
-#[case::reserved(
-    "id = \"auto\"\nkind = \"host\"\nsize = 4096",
-    "\"auto\"",
-    "another name"
-)]
-#[case::id_twice(
-    "id = \"mine\"\nkind = \"host\"\nsize = 4096",
-    "\"mine\"",
-    "same provider"
-)]
-#[case::device_twice(
-    "id = \"b\"\nkind = \"cmb\"\ndevice = \"04:00.0\"",
-    "\"04:00.0\"",
-    "one CMB"
-)]
-fn mistakes_in_a_provider(#[case] lines: &str, #[case] marked: &str, #[case] said: &str) {
-    let mine = "[[provider]]\nid = \"mine\"\nkind = \"cmb\"\ndevice = \"0000:04:00.0\"\n";
-    assert_refused(
-        &format!("{}{mine}[[provider]]\n{lines}\n", with("", SSD)),
-        marked,
-        said,
-    );
-}
-
 const HOST: &str = "\"nqn.2026-11.com.example:h\"";
 
 #[rstest::rstest]
@@ -261,6 +219,39 @@ fn mistakes_in_a_subsystem(#[case] lines: &str, #[case] marked: &str, #[case] sa
     "[[subsystem.namespace]]",
     "null backend has none"
 )]
+#[case::two_of_which_one_is_missing(
+    "SSD\np2p = \"prefer\"\nprovider = [\"cmb\", \"cmb1\"]",
+    "\"cmb1\"",
+    "did you mean \"cmb\""
+)]
+#[case::two_of_which_one_is_forbidden(
+    "SSD\np2p = \"require\"\nprovider = [\"cmb\", \"dram\"]",
+    "\"dram\"",
+    "forbids"
+)]
+#[case::two_of_which_one_is_wasted(
+    "SSD\np2p = \"off\"\nprovider = [\"dram\", \"cmb\"]",
+    "\"cmb\"",
+    "leaves unused"
+)]
+#[case::provider_twice(
+    "SSD\np2p = \"prefer\"\nprovider = [\"cmb\", \"dram\", \"cmb\"]",
+    "\"cmb\"",
+    "twice"
+)]
+#[case::auto_beside_another(
+    "SSD\np2p = \"prefer\"\nprovider = [\"cmb\", \"auto\"]",
+    "\"auto\"",
+    "beside it"
+)]
+#[case::no_provider_at_all("SSD\nprovider = []", "[]", "at least one")]
+#[case::provider_a_number("SSD\nprovider = 1", "1", "in quotes")]
+#[case::provider_numbers("SSD\nprovider = [1]", "1", "in quotes")]
+#[case::blocks_behind_a_bar_provider(
+    "backend = { kind = \"nvme\", device = \"06:00.0\" }",
+    "\"06:00.0\"",
+    "over its registers"
+)]
 #[case::uuid_odd("SSD\nuuid = \"1\"", "\"1\"", "uuidgen")]
 #[case::uuid_zero(
     "SSD\nuuid = \"00000000-0000-0000-0000-000000000000\"",
@@ -269,7 +260,8 @@ fn mistakes_in_a_subsystem(#[case] lines: &str, #[case] marked: &str, #[case] sa
 )]
 fn mistakes_in_a_namespace(#[case] lines: &str, #[case] marked: &str, #[case] said: &str) {
     let providers = "[[provider]]\nid = \"dram\"\nkind = \"host\"\nsize = 4096\n\
-                     [[provider]]\nid = \"cmb\"\nkind = \"cmb\"\ndevice = \"03:00.0\"\n";
+                     [[provider]]\nid = \"cmb\"\nkind = \"cmb\"\ndevice = \"03:00.0\"\n\
+                     [[provider]]\nid = \"window\"\nkind = \"bar\"\ndevice = \"06:00.0\"\nbar = 2\n";
     let lines = lines.replace("SSD", SSD).replace("NULL", NULL);
     let text = with("", &lines).replace("\n[[subsystem]]", &format!("{providers}[[subsystem]]"));
     if marked == "0" || marked == "0xffffffff" {

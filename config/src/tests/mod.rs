@@ -136,17 +136,49 @@ fn only_the_hosts_that_are_named_may_connect() {
 #[test]
 fn a_provider_is_found_by_its_namespace_wherever_it_stands() {
     let provider = "[[provider]]\nid = \"far\"\nkind = \"cmb\"\ndevice = \"04:00.0\"\n";
-    let config = parsed(
-        &(with(
-            "",
-            &format!("{NULL}\np2p = \"require\"\nprovider = \"far\""),
-        ) + provider),
-    );
-    let found = config
-        .provider_of(&config.subsystems[0].namespaces[0])
-        .unwrap();
+    let one = format!("{NULL}\np2p = \"require\"\nprovider = \"far\"");
+    let config = parsed(&(with("", &one) + provider));
+    let found = config.providers_of(&config.subsystems[0].namespaces[0])[0];
     assert!(found.is_peer());
     assert_eq!(found.device().unwrap().as_str(), "0000:04:00.0");
+}
+
+#[test]
+fn providers_of_every_kind_are_named_in_the_order_of_the_namespace() {
+    let providers = "[[provider]]\nid = \"c\"\nkind = \"cmb\"\ndevice = \"04:00.0\"\n\
+                     [[provider]]\nid = \"p\"\nkind = \"pmr\"\ndevice = \"04:00.0\"\nsize = 8192\n\
+                     [[provider]]\nid = \"b\"\nkind = \"bar\"\ndevice = \"05:00.0\"\nbar = 2\n\
+                     [[provider]]\nid = \"o\"\nkind = \"bar\"\ndevice = \"05:00.0\"\nbar = 4\noffset = 4096\n\
+                     [[provider]]\nid = \"h\"\nkind = \"host\"\nsize = 4096\n";
+    let lines = format!("{SSD}\np2p = \"prefer\"\nprovider = [\"o\", \"h\", \"b\", \"p\", \"c\"]");
+    let config = parsed(&(with("allow_any_host = true", &lines) + providers));
+    let named = config.providers_of(&config.subsystems[0].namespaces[0]);
+    let words: Vec<_> = named.iter().map(|provider| provider.what()).collect();
+    assert_eq!(
+        words,
+        [
+            "BAR 4 of 0000:05:00.0",
+            "host memory",
+            "BAR 2 of 0000:05:00.0",
+            "persistent memory region of 0000:04:00.0",
+            "controller memory buffer of 0000:04:00.0"
+        ]
+    );
+    let sizes: Vec<_> = named.iter().map(|provider| provider.size()).collect();
+    let size = |bytes| Some(ByteSize::new(bytes).unwrap());
+    assert_eq!(sizes, [None, size(4096), None, size(8192), None]);
+    assert_eq!(config.remarks(), [""; 0]);
+}
+
+#[rstest::rstest]
+#[case("\"auto\"", &[])]
+#[case("[\"auto\"]", &[])]
+#[case("\"dram\"", &["dram"])]
+#[case("[\"dram\"]", &["dram"])]
+fn a_list_of_one_is_that_one(#[case] written: &str, #[case] ids: &[&str]) {
+    let provider = "[[provider]]\nid = \"dram\"\nkind = \"host\"\nsize = 4096\n";
+    let config = parsed(&(with("", &format!("{SSD}\nprovider = {written}")) + provider));
+    assert_eq!(config.subsystems[0].namespaces[0].provider.ids(), ids);
 }
 
 #[test]

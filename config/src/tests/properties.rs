@@ -55,24 +55,31 @@ fn listeners() -> impl Strategy<Value = Vec<Listener>> {
 }
 
 fn providers() -> impl Strategy<Value = Vec<Provider>> {
-    btree_map(
-        "p[a-z0-9._-]{0,20}",
-        (any::<bool>(), pages(1 << 30), any::<bool>()),
-        0..5,
-    )
-    .prop_map(|providers| {
+    let draft = (0u8..4, pages(1 << 30), any::<bool>(), 0u8..6, 0u64..9);
+    btree_map("p[a-z0-9._-]{0,20}", draft, 0..5).prop_map(|providers| {
         let numbered = providers.into_iter().enumerate();
-        let provider = |(index, (id, (peer, size, capped)))| Provider {
-            id,
-            kind: if peer {
-                let size = Some(size).filter(|_| capped);
-                ProviderKind::Cmb {
-                    device: slot(index as u8),
-                    size,
-                }
-            } else {
-                ProviderKind::Host { size }
-            },
+        let provider = |(index, (id, (kind, size, capped, bar, page)))| {
+            let device = slot(index as u8);
+            let limit = Some(size).filter(|_| capped);
+            let kind = match kind {
+                0 => ProviderKind::Cmb {
+                    device,
+                    size: limit,
+                },
+                1 => ProviderKind::Pmr {
+                    device,
+                    size: limit,
+                },
+                2 => ProviderKind::Bar {
+                    // No namespace's SSD.
+                    device: slot(0xf0 + index as u8),
+                    bar,
+                    offset: ByteSize::new(page * 4096).unwrap(),
+                    size: limit,
+                },
+                _ => ProviderKind::Host { size },
+            };
+            Provider { id, kind }
         };
         numbered.map(provider).collect()
     })
@@ -115,7 +122,11 @@ fn namespace(nsid: u32, number: u8, draft: Draft, providers: &[Provider]) -> Nam
         })
         .collect();
     let provider = match fitting.as_slice() {
-        [_, ..] if named => ProviderChoice::Id(index.get(&fitting).id.clone()),
+        [_, ..] if named => {
+            // One, and those before it.
+            let ids = fitting.iter().take(index.index(fitting.len()) + 1).rev();
+            ProviderChoice::Named(ids.map(|provider| provider.id.clone()).collect())
+        }
         _ => ProviderChoice::Auto,
     };
     let needs_ssd = p2p == P2pPolicy::Require && provider == ProviderChoice::Auto;

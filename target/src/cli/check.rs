@@ -39,10 +39,7 @@ fn print(config: &Config, devices: &VfioDevices) {
         println!("listener {}: {}", listener.id, listener.socket_address());
     }
     for provider in &config.providers {
-        match provider.device() {
-            Some(device) => println!("provider {}: memory of {device}", provider.id),
-            None => println!("provider {}: host memory", provider.id),
-        }
+        println!("provider {}: {}", provider.id, provider.what());
     }
     for subsystem in &config.subsystems {
         let hosts = match (subsystem.allow_any_host, subsystem.hosts.len()) {

@@ -464,6 +464,9 @@ fn open_all<B: sidelane_nvme::Backing>(
                 });
                 cmb.and_then(|cmb| open(provider.id.clone(), &cmb, limit))
             }
+            ProviderKind::Pmr { .. } | ProviderKind::Bar { .. } => {
+                bail!("provider {}: this kind is not served yet", provider.id)
+            }
         };
         opened.push(one.with_context(|| format!("provider {}", provider.id))?);
     }

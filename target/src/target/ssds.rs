@@ -27,7 +27,7 @@ pub(crate) fn address(slot: &PciSlot) -> anyhow::Result<PciAddress> {
 pub(crate) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<Ssds<D::Backing>> {
     let mut queues: BTreeMap<PciAddress, u16> = BTreeMap::new();
     for provider in &config.providers {
-        if let Some(device) = provider.device() {
+        if let Some(device) = provider.ssd() {
             queues.entry(address(device)?).or_default();
         }
     }
