@@ -120,13 +120,13 @@ fn describe<B: Backing>(controller: &Controller<B>) -> Result<()> {
             "not used"
         },
     );
-    for namespace in controller.namespaces() {
+    for namespace in controller.namespaces().iter() {
         println!(
             "  namespace {}: {} blocks of {} bytes",
             namespace.nsid, namespace.blocks, namespace.block_bytes
         );
     }
-    for namespace in controller.unusable_namespaces() {
+    for namespace in controller.unusable_namespaces().iter() {
         println!("  namespace {}: {}", namespace.nsid, namespace.reason);
     }
     let smart = controller.smart_log()?;

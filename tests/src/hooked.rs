@@ -123,6 +123,10 @@ impl<H: Hook> Backing for Hooked<H> {
         self.model().interrupts(count)
     }
 
+    fn set_dma(&self, on: bool) -> Result<(), BackingError> {
+        self.model().set_dma(on)
+    }
+
     fn quiesce(&self) {
         self.model().quiesce();
     }

@@ -47,6 +47,13 @@ pub trait Backing: BarOwner + 'static {
     /// When there are none, or they cannot be turned on.
     fn interrupts(&self, count: usize) -> Result<Vec<OwnedFd>, BackingError>;
 
+    /// Lets the controller reach memory and send interrupts, or keeps it from
+    /// both, which it cannot prevent. Vectors that were turned on stay so.
+    ///
+    /// # Errors
+    /// When its configuration space cannot be written.
+    fn set_dma(&self, on: bool) -> Result<(), BackingError>;
+
     /// Cuts the controller off from memory and from interrupts, for good and
     /// whatever state it is in. The memory it used can be given back after this.
     fn quiesce(&self);

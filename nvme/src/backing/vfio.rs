@@ -120,6 +120,13 @@ impl Backing for VfioBacking {
         Ok(self.device.enable_msix(count)?)
     }
 
+    fn set_dma(&self, on: bool) -> Result<(), BackingError> {
+        Ok(match on {
+            true => self.device.enable_bus_master(),
+            false => self.device.disable_bus_master(),
+        }?)
+    }
+
     fn quiesce(&self) {
         if let Err(error) = self.device.disable_bus_master() {
             tracing::warn!(%error, "a controller could not be cut off from memory");

@@ -29,10 +29,21 @@ impl<B: Backing> Controller<B> {
         if let Some(window) = self.cmb_window() {
             return Ok(Some(window));
         }
+        self.inner.running()?;
         let device = &self.inner.device;
         device.check("before its memory buffer was enabled")?;
+        let window = self.find_window()?;
+        *lock(&self.inner.cmb) = window;
+        Ok(window)
+    }
+
+    /// Enables the buffer, and says where it is.
+    fn find_window(&self) -> Result<Option<CmbWindow>, DriverError> {
+        let device = &self.inner.device;
         let by_control = device.cap.cmbs();
-        if by_control {
+        // What is in use already goes on to be: other devices may be reading it.
+        let control = CmbMsc::from_raw(device.backing.read64(offset::CMBMSC));
+        if by_control && !control.cre() {
             let cre = CmbMsc::new().with_cre(true);
             device.backing.write32(offset::CMBMSC, cre.raw() as u32);
         }
@@ -45,8 +56,21 @@ impl<B: Backing> Controller<B> {
             }
             None => None,
         };
-        *lock(&self.inner.cmb) = window;
         Ok(window)
+    }
+
+    /// After a reset: tells the controller anew of its buffer, if that was
+    /// enabled, and sees that it is where and as long as it was.
+    pub(super) fn announce_again(&self) -> Result<(), DriverError> {
+        let Some(before) = self.cmb_window() else {
+            return Ok(());
+        };
+        match self.find_window()? {
+            Some(now) if now == before => Ok(()),
+            now => Err(self.inner.device.unsupported(format!(
+                "its memory buffer was {before:?} before a reset, and is {now:?} after it; close it and open it again"
+            ))),
+        }
     }
 
     /// Where CMBLOC and CMBSZ say that the buffer is, and its bus address.

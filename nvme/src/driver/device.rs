@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sidelane_p2p::PciAddress;
+use sidelane_p2p::{OutOfRange, PciAddress};
 
 use super::DriverError;
 use crate::Backing;
@@ -74,6 +74,34 @@ impl<B: Backing> Device<B> {
             });
         }
         Ok(status)
+    }
+
+    pub(super) fn unsupported(&self, reason: impl Into<String>) -> DriverError {
+        DriverError::Unsupported {
+            device: self.address,
+            reason: reason.into(),
+        }
+    }
+
+    /// Refuses a controller whose capabilities are not those that were read.
+    pub(super) fn same_capabilities(&self) -> Result<(), DriverError> {
+        let now = Cap::from_raw(self.backing.read64(offset::CAP));
+        if now == self.cap {
+            return Ok(());
+        }
+        Err(self.unsupported(format!(
+            "its capabilities (CAP) were {:#x} and are {:#x} now; close it and open it again",
+            self.cap.raw(),
+            now.raw()
+        )))
+    }
+
+    /// The driver's own fault.
+    pub(super) fn internal(&self, source: OutOfRange) -> DriverError {
+        DriverError::Internal {
+            device: self.address,
+            source,
+        }
     }
 
     fn wait(

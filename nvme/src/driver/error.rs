@@ -78,9 +78,15 @@ pub enum DriverError {
         /// How many there are.
         limit: u16,
     },
-    /// An earlier failure has left the admin queue in an unknown state.
-    #[error("{device} was given up after an earlier failure; close it and open it again")]
+    /// An admin command was not answered, so the next might be taken for it.
+    #[error("{device} has left an admin command unanswered, and takes no more until it is reset")]
     GivenUp {
+        /// The controller.
+        device: PciAddress,
+    },
+    /// The controller is halted, or was halted meanwhile.
+    #[error("{device} is halted; it takes commands again after a restart")]
+    Halted {
         /// The controller.
         device: PciAddress,
     },
@@ -100,6 +106,9 @@ pub enum SubmitError {
     /// As many commands are outstanding as the queue can hold; poll first.
     #[error("the queue is full")]
     QueueFull,
+    /// The controller was halted: this queue pair is dead.
+    #[error("the controller was halted")]
+    Halted,
     /// The data does not lie inside its region.
     #[error("the data lies outside its region: {0}")]
     OutOfRange(#[from] OutOfRange),

@@ -12,42 +12,48 @@
 mod admin;
 mod cmb;
 mod command;
+mod create;
 mod data;
 mod device;
 mod error;
+mod events;
+mod namespaces;
 mod open;
 mod queue;
+mod restart;
 mod ring;
 mod slots;
 #[cfg(test)]
 mod tests;
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sidelane_p2p::PciAddress;
 use sidelane_p2p::provider::CmbWindow;
-use sidelane_p2p::{PciAddress, Region};
 
 pub use command::IoCommand;
 pub use data::DataPointer;
 pub use error::{DriverError, SubmitError};
-pub use open::{Namespace, UnusableNamespace};
+pub use events::AsyncEvent;
+pub use namespaces::{Namespace, NamespaceChange, UnusableNamespace};
 pub use queue::{Completion, IoQueuePair, QueueStats, Tap};
 pub use slots::Overdue;
 
 use crate::Backing;
 use crate::spec::{
-    AdminOpcode, CQE_LEN, CreateCqFlags, CreateIoCq, CreateIoSq, CreateSqFlags, DeleteIoQueue,
-    IdentifyController, LogId, NSID_ALL, QueueIdSize, SQE_LEN, SmartLog, Version, offset,
+    Abort, AbortResult, AdminOpcode, IdentifyController, LogId, NSID_ALL, SmartLog, Version,
 };
-use admin::{AdminQueue, host_region, sqe_of};
-use data::{ListPages, TRANSFER_MAX};
+use admin::{AdminQueue, sqe_of};
 use device::Device;
-use queue::QueueStats as Stats;
-use ring::{CompletionRing, SubmissionRing};
-use slots::Slots;
+use open::Known;
+use restart::Kept;
+
+/// The longest wait for the answer to Abort. It is on the way to a reset, and
+/// hosts wait for both.
+const ABORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a controller is to be used.
 #[derive(Debug, Clone)]
@@ -81,20 +87,20 @@ pub struct Controller<B: Backing> {
 
 struct Inner<B: Backing> {
     device: Device<B>,
+    options: Options,
     admin: Mutex<AdminQueue>,
-    identify: Box<IdentifyController>,
-    /// Ascending by identifier.
-    namespaces: Vec<Namespace>,
-    unusable: Vec<UnusableNamespace>,
+    /// Ends the wait for an admin command: see [`AdminQueue`].
+    cancel: Arc<AtomicBool>,
+    known: Mutex<Known>,
     /// Interrupt vector 0 is the admin queue's; queue `n` has vector `n`.
     vectors: Vec<OwnedFd>,
-    queue_limit: u16,
+    /// Even while the controller runs, odd while it is halted; never goes back.
+    epoch: AtomicU32,
     /// Queue identifiers that are not in use.
     free_qids: Mutex<Vec<u16>>,
     /// Rings of queues that the controller did not delete.
-    kept: Mutex<Vec<Region>>,
+    kept: Mutex<Kept>,
     cmb: Mutex<Option<CmbWindow>>,
-    sgl: bool,
     closed: AtomicBool,
 }
 
@@ -105,7 +111,7 @@ impl<B: Backing> Controller<B> {
     /// When it is gone, broken, too slow, or of a kind that is not served.
     pub fn open(backing: impl Into<Arc<B>>, options: Options) -> Result<Self, DriverError> {
         Ok(Self {
-            inner: Arc::new(open::open(backing.into(), &options)?),
+            inner: Arc::new(open::open(backing.into(), options)?),
         })
     }
 
@@ -119,9 +125,9 @@ impl<B: Backing> Controller<B> {
         &self.inner.device.backing
     }
 
-    /// Its Identify Controller data, as read when it was opened.
-    pub fn identify(&self) -> &IdentifyController {
-        &self.inner.identify
+    /// Its Identify Controller data, as read when it was opened or last restarted.
+    pub fn identify(&self) -> Arc<IdentifyController> {
+        self.inner.known().identify
     }
 
     /// The version of the specification that it follows.
@@ -129,104 +135,26 @@ impl<B: Backing> Controller<B> {
         self.inner.device.version
     }
 
-    /// Active namespaces that can be used, ascending by identifier.
-    pub fn namespaces(&self) -> &[Namespace] {
-        &self.inner.namespaces
-    }
-
-    /// Active namespaces that cannot, and why.
-    pub fn unusable_namespaces(&self) -> &[UnusableNamespace] {
-        &self.inner.unusable
+    /// Whether data that was written may be lost with the power until a Flush, or
+    /// unless written with FUA: there is a volatile write cache, and it is in use.
+    pub fn volatile_write_cache(&self) -> bool {
+        self.inner.known().cached
     }
 
     /// The most data of one command, in bytes: the controller's own limit
     /// (MDTS), at most 2 MiB.
     pub fn max_transfer_bytes(&self) -> usize {
-        self.inner.transfer_max()
+        self.inner.known().transfer_max()
     }
 
     /// I/O queue pairs that the controller grants.
     pub fn max_io_queue_pairs(&self) -> u16 {
-        self.inner.queue_limit
+        self.inner.known().queue_limit
     }
 
     /// Whether data is named by SGL descriptors.
     pub fn uses_sgl(&self) -> bool {
-        self.inner.sgl
-    }
-
-    /// Makes a queue pair with room for `depth - 1` outstanding commands.
-    /// `depth` is brought into what driver and controller allow: see
-    /// [`IoQueuePair::capacity`].
-    ///
-    /// # Errors
-    /// When none is left, memory runs out, or the controller refuses.
-    pub fn create_io_queue_pair(&self, depth: u16) -> Result<IoQueuePair<B>, DriverError> {
-        let inner = &self.inner;
-        let limit = inner.queue_limit;
-        let qid = lock(&inner.free_qids).pop();
-        let qid = qid.ok_or(DriverError::NoQueueLeft {
-            device: inner.device.address,
-            limit,
-        })?;
-        let made = self.create_with(qid, depth);
-        if made.is_err() {
-            lock(&inner.free_qids).push(qid);
-        }
-        made
-    }
-
-    fn create_with(&self, qid: u16, depth: u16) -> Result<IoQueuePair<B>, DriverError> {
-        let inner = &self.inner;
-        let device = &inner.device;
-        let most = device.cap.mqes_z().saturating_add(1).min(0x8000);
-        let entries = depth.min(most).max(2);
-        let host = |what: &str, len| host_region(device, &format!("{what} {qid}"), len);
-        let slots = Slots::new(entries - 1);
-        let sq_memory = host("submission queue", usize::from(entries) * SQE_LEN)?;
-        let cq_memory = host("completion queue", usize::from(entries) * CQE_LEN)?;
-        let lists = host("lists of queue", ListPages::bytes_for(slots.capacity()))?;
-
-        let vector = Some(usize::from(qid)).filter(|vector| *vector < inner.vectors.len());
-        let queue = QueueIdSize::new().with_qid(qid).with_qsize_z(entries - 1);
-        let flags = CreateCqFlags::new().with_pc(true);
-        let create_cq = CreateIoCq {
-            prp1: cq_memory.iova().into(),
-            queue,
-            flags: match vector {
-                Some(vector) => flags.with_ien(true).with_iv(vector as u16),
-                None => flags,
-            },
-            ..sqe_of(AdminOpcode::CreateIoCq).into()
-        };
-        inner.admin("Create I/O Completion Queue", create_cq.into())?;
-        let create_sq = CreateIoSq {
-            prp1: sq_memory.iova().into(),
-            queue,
-            flags: CreateSqFlags::new().with_pc(true).with_cqid(qid),
-            ..sqe_of(AdminOpcode::CreateIoSq).into()
-        };
-        if let Err(error) = inner.admin("Create I/O Submission Queue", create_sq.into()) {
-            if inner.delete(AdminOpcode::DeleteIoCq, qid).is_err() {
-                lock(&inner.kept).extend([sq_memory, cq_memory]);
-            }
-            return Err(error);
-        }
-        let dstrd = device.cap.dstrd();
-        Ok(IoQueuePair {
-            inner: Arc::clone(inner),
-            qid,
-            sq: SubmissionRing::new(sq_memory, entries, offset::sq_tail(qid, dstrd)),
-            cq: CompletionRing::new(cq_memory, entries, offset::cq_head(qid, dstrd)),
-            slots,
-            lists: ListPages::new(lists),
-            transfer_max: inner.transfer_max(),
-            sgl: inner.sgl,
-            vector,
-            tap: None,
-            stats: Stats::default(),
-            deleted: false,
-        })
+        self.inner.known().sgl
     }
 
     /// The SMART / health log of the controller (clause 5.16.1.3).
@@ -235,12 +163,35 @@ impl<B: Backing> Controller<B> {
     /// When the controller does not answer or refuses.
     pub fn smart_log(&self) -> Result<Box<SmartLog>, DriverError> {
         let inner = &self.inner;
-        lock(&inner.admin).log_page(
-            &inner.device,
-            "Get Log Page (SMART)",
-            LogId::Smart,
-            NSID_ALL,
-        )
+        let name = "Get Log Page (SMART)";
+        inner
+            .admin_queue()?
+            .log_page(&inner.device, name, LogId::Smart, NSID_ALL)
+    }
+
+    /// Asks for a command to be aborted (clause 5.1), and says whether it was: it
+    /// ends with Command Abort Requested then. One that was not may end by itself.
+    /// One Abort is under way at a time, whatever ACL allows; at most
+    /// five seconds are waited for its answer.
+    ///
+    /// # Errors
+    /// When the controller does not answer or refuses.
+    pub fn abort(&self, qid: u16, cid: u16) -> Result<bool, DriverError> {
+        let inner = &self.inner;
+        let abort = Abort {
+            sqid: qid.into(),
+            cid: cid.into(),
+            ..sqe_of(AdminOpcode::Abort).into()
+        };
+        let mut admin = inner.admin_queue()?;
+        let answer = admin.execute_within(ABORT_LIMIT, &inner.device, "Abort", abort.into())?;
+        Ok(!AbortResult::from_raw(answer as u32).not_aborted())
+    }
+
+    /// Admin completions of no outstanding command, since the controller was
+    /// opened: it is at fault.
+    pub fn stray_admin_completions(&self) -> u64 {
+        lock(&self.inner.admin).strays
     }
 
     /// Whether the controller is there and without fatal error.
@@ -263,54 +214,15 @@ impl<B: Backing> Controller<B> {
 }
 
 impl<B: Backing> Inner<B> {
-    fn admin(&self, command: &'static str, sqe: crate::spec::Sqe) -> Result<u64, DriverError> {
-        lock(&self.admin).execute(&self.device, command, sqe)
+    /// What the controller said of itself when it was last asked.
+    fn known(&self) -> Known {
+        lock(&self.known).clone()
     }
 
-    fn transfer_max(&self) -> usize {
-        let limit = match self.identify.mdts {
-            0 => None,
-            mdts => data::PAGE
-                .checked_shl(u32::from(mdts))
-                .filter(|bytes| *bytes != 0),
-        };
-        limit.unwrap_or(TRANSFER_MAX).min(TRANSFER_MAX)
-    }
-
-    fn block_bytes(&self, nsid: u32) -> Option<u32> {
-        let found = self
-            .namespaces
-            .binary_search_by_key(&nsid, |namespace| namespace.nsid);
-        self.namespaces
-            .get(found.ok()?)
-            .map(|namespace| namespace.block_bytes)
-    }
-
-    fn delete(&self, opcode: AdminOpcode, qid: u16) -> Result<(), DriverError> {
-        let delete = DeleteIoQueue {
-            qid: qid.into(),
-            ..sqe_of(opcode).into()
-        };
-        let command = match opcode {
-            AdminOpcode::DeleteIoSq => "Delete I/O Submission Queue",
-            _ => "Delete I/O Completion Queue",
-        };
-        self.admin(command, delete.into()).map(|_| ())
-    }
-
-    /// Deletes a queue pair. Its memory is kept if the controller may still use it.
-    fn delete_queues(&self, qid: u16, memory: [Region; 3]) -> Result<(), DriverError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let deleted = self
-            .delete(AdminOpcode::DeleteIoSq, qid)
-            .and_then(|()| self.delete(AdminOpcode::DeleteIoCq, qid));
-        match &deleted {
-            Ok(()) => lock(&self.free_qids).push(qid),
-            Err(_) => lock(&self.kept).extend(memory),
-        }
-        deleted
+    /// The admin queue, for commands of a controller that is not halted.
+    fn admin_queue(&self) -> Result<MutexGuard<'_, AdminQueue>, DriverError> {
+        let admin = lock(&self.admin);
+        self.running().map(|_| admin)
     }
 
     /// Shuts down if that has not been done; afterwards no memory is touched.
@@ -318,11 +230,14 @@ impl<B: Backing> Inner<B> {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let limit = Duration::from_micros(self.identify.rtd3e_us.get().into());
-        let done = self
-            .device
-            .shut_down(limit)
-            .and_then(|()| self.device.disable());
+        let running = self.epoch.fetch_or(1, Ordering::AcqRel) & 1 == 0;
+        let limit = Duration::from_micros(self.known().identify.rtd3e_us.get().into());
+        // One that is halted is disabled already, and cannot be told to shut down.
+        let done = match running {
+            true => self.device.shut_down(limit),
+            false => Ok(()),
+        };
+        let done = done.and_then(|()| self.device.disable());
         self.device.backing.quiesce();
         done
     }

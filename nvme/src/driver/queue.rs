@@ -7,10 +7,12 @@ use std::sync::Arc;
 use sidelane_p2p::Region;
 
 use super::command::Maker;
+use super::create::Life;
 use super::data::{LIST_LEN, ListPages};
+use super::namespaces::find;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::{Overdue, Slots};
-use super::{DriverError, Inner, IoCommand, SubmitError};
+use super::{DriverError, Inner, IoCommand, Namespace, SubmitError};
 use crate::Backing;
 use crate::spec::{Sqe, Status};
 
@@ -50,18 +52,22 @@ pub struct QueueStats {
 /// polled, or the queue pair was deleted.
 pub struct IoQueuePair<B: Backing> {
     pub(super) inner: Arc<Inner<B>>,
-    pub(super) qid: u16,
+    pub(super) life: Life,
     pub(super) sq: SubmissionRing,
     pub(super) cq: CompletionRing,
     pub(super) slots: Slots,
     pub(super) lists: ListPages,
     pub(super) transfer_max: usize,
     pub(super) sgl: bool,
+    /// As they were when the queue pair was made.
+    pub(super) namespaces: Arc<[Namespace]>,
     /// Index of the interrupt vector.
     pub(super) vector: Option<usize>,
     pub(super) tap: Option<Tap>,
     pub(super) stats: QueueStats,
     pub(super) deleted: bool,
+    /// The controller was seen to be halted, and this is dead.
+    pub(super) halted: bool,
 }
 
 impl<B: Backing> IoQueuePair<B> {
@@ -70,8 +76,12 @@ impl<B: Backing> IoQueuePair<B> {
     ///
     /// # Errors
     /// When the queue is full or the command is not well-formed; nothing was
-    /// written then.
+    /// written then. [`SubmitError::Halted`] once [`ring`](Self::ring) or
+    /// [`poll`](Self::poll) has seen that the controller was halted.
     pub fn submit(&mut self, command: IoCommand<'_>, tag: u64) -> Result<(), SubmitError> {
+        if self.halted {
+            return Err(SubmitError::Halted);
+        }
         let (slot, cid) = self.slots.take(tag).ok_or(SubmitError::QueueFull)?;
         let written = self.write(slot, cid, &command);
         if written.is_err() {
@@ -86,7 +96,9 @@ impl<B: Backing> IoQueuePair<B> {
             transfer_max: self.transfer_max,
             sgl: self.sgl,
         };
-        let (mut sqe, list_len) = maker.sqe(slot, command, |nsid| self.inner.block_bytes(nsid))?;
+        let (mut sqe, list_len) = maker.sqe(slot, command, |nsid| {
+            find(&self.namespaces, nsid).map(|namespace| namespace.block_bytes)
+        })?;
         sqe.cdw0.set_cid(cid);
         let at = self.sq.push(&sqe)?;
         self.stats.submitted += 1;
@@ -101,6 +113,9 @@ impl<B: Backing> IoQueuePair<B> {
 
     /// Tells the controller of all commands written since the last time.
     pub fn ring(&mut self) {
+        if self.is_dead() {
+            return;
+        }
         if self.sq.ring(&*self.inner.device.backing) {
             self.stats.doorbells += 1;
         }
@@ -108,6 +123,9 @@ impl<B: Backing> IoQueuePair<B> {
 
     /// Hands at most `limit` completions to `f`, and says how many it were.
     pub fn poll(&mut self, limit: usize, mut f: impl FnMut(Completion)) -> usize {
+        if self.is_dead() {
+            return 0;
+        }
         let mut taken = 0;
         while taken < limit {
             let Some(answer) = self.cq.pop() else { break };
@@ -124,13 +142,20 @@ impl<B: Backing> IoQueuePair<B> {
                 None => {
                     self.stats.stale += 1;
                     let device = self.inner.device.address;
-                    let (qid, cid) = (self.qid, answer.cid);
+                    let (qid, cid) = (self.life.qid, answer.cid);
                     tracing::warn!(%device, qid, cid, "a completion of no outstanding command");
                 }
             }
         }
         self.cq.ring(&*self.inner.device.backing);
         taken
+    }
+
+    /// Whether the controller was halted since this was made: then nothing more
+    /// is told to it, and none of the outstanding commands ends.
+    fn is_dead(&mut self) -> bool {
+        self.halted |= !self.inner.is_alive(self.life.epoch);
+        self.halted
     }
 
     /// The time by which the ages of commands are measured, in milliseconds since
@@ -182,7 +207,7 @@ impl<B: Backing> IoQueuePair<B> {
 
     /// The queue's identifier at the controller.
     pub fn qid(&self) -> u16 {
-        self.qid
+        self.life.qid
     }
 
     /// Counts since the queue pair was made.
@@ -228,14 +253,14 @@ impl<B: Backing> IoQueuePair<B> {
         }
         self.deleted = true;
         let regions = self.memory().map(Clone::clone);
-        self.inner.delete_queues(self.qid, regions)
+        self.inner.delete_queues(self.life, regions)
     }
 }
 
 impl<B: Backing> Drop for IoQueuePair<B> {
     fn drop(&mut self) {
         if let Err(error) = self.delete_now() {
-            tracing::warn!(qid = self.qid, %error, "an I/O queue pair could not be deleted");
+            tracing::warn!(qid = self.life.qid, %error, "an I/O queue pair could not be deleted");
         }
     }
 }

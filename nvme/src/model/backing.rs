@@ -121,6 +121,11 @@ impl Backing for ModelBacking {
         Ok(events)
     }
 
+    fn set_dma(&self, on: bool) -> Result<(), BackingError> {
+        self.model.state().dma.cut_off = !on;
+        Ok(())
+    }
+
     fn quiesce(&self) {
         let mut state = self.model.state();
         state.dma.cut_off = true;

@@ -68,7 +68,8 @@ pub(super) struct Rig<'a, B: Backing> {
 impl<'a, B: Backing> Rig<'a, B> {
     pub(super) fn open(bench: &Bench<'_, B>, wire: &'a mut Wire) -> Result<Self, Trouble> {
         let (ssd, nsid, len) = (bench.ssd, bench.path.nsid, bench.block_bytes as usize);
-        let found = ssd.namespaces().iter().find(|it| it.nsid == nsid);
+        let namespaces = ssd.namespaces();
+        let found = namespaces.iter().find(|it| it.nsid == nsid);
         let namespace =
             found.ok_or_else(|| Trouble::Failed(format!("there is no namespace {nsid}")))?;
         let untestable = |reason| Err(Trouble::NotTestable(reason));

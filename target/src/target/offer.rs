@@ -122,20 +122,14 @@ pub(crate) fn shape<B: Backing>(backend: &Storage, ssds: &Ssds<B>) -> anyhow::Re
         Storage::Nvme { device, nsid } => {
             let address = address(device)?;
             let controller = ssds.get(&address).context("the SSD is not open")?;
-            let Some(namespace) = controller.namespaces().iter().find(|ns| ns.nsid == *nsid) else {
-                let unusable = controller
-                    .unusable_namespaces()
-                    .iter()
-                    .find(|ns| ns.nsid == *nsid);
-                match unusable {
+            let namespaces = controller.namespaces();
+            let Some(namespace) = namespaces.iter().find(|ns| ns.nsid == *nsid) else {
+                let unusable = controller.unusable_namespaces();
+                match unusable.iter().find(|ns| ns.nsid == *nsid) {
                     Some(found) => bail!("namespace {nsid} of SSD {address}: {}", found.reason),
                     None => bail!(
                         "SSD {address} has no active namespace {nsid}; it has {:?}",
-                        controller
-                            .namespaces()
-                            .iter()
-                            .map(|ns| ns.nsid)
-                            .collect::<Vec<_>>()
+                        namespaces.iter().map(|ns| ns.nsid).collect::<Vec<_>>()
                     ),
                 }
             };
@@ -143,7 +137,7 @@ pub(crate) fn shape<B: Backing>(backend: &Storage, ssds: &Ssds<B>) -> anyhow::Re
             Ok(Shape {
                 blocks: namespace.blocks,
                 block_bytes: namespace.block_bytes,
-                volatile_write_cache: identify.vwc.present(),
+                volatile_write_cache: controller.volatile_write_cache(),
                 deallocate: identify.oncs.dsm(),
                 write_zeroes: identify.oncs.write_zeroes(),
             })

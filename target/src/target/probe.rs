@@ -32,10 +32,8 @@ pub(super) fn prove<B: Backing>(
     region: &Region,
     uses: OwnUse,
 ) -> anyhow::Result<&'static str> {
-    let namespace = controller
-        .namespaces()
-        .iter()
-        .find(|namespace| namespace.nsid == nsid);
+    let namespaces = controller.namespaces();
+    let namespace = namespaces.iter().find(|namespace| namespace.nsid == nsid);
     let block = namespace.context("no such namespace")?.block_bytes as usize;
     ensure!(block <= region.len(), "the memory is shorter than a block");
     let mut queue = controller.create_io_queue_pair(2)?;

@@ -65,7 +65,7 @@ pub(crate) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<S
                 namespaces = controller.namespaces().len(),
                 "SSD opened"
             );
-            for namespace in controller.unusable_namespaces() {
+            for namespace in controller.unusable_namespaces().iter() {
                 tracing::warn!(%address, nsid = namespace.nsid, "not usable: {}", namespace.reason);
             }
             Ok((address, controller))

@@ -161,7 +161,7 @@ pub fn driver(bytes: &[u8]) {
         Ok(controller) => controller,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
-    for namespace in controller.namespaces() {
+    for namespace in controller.namespaces().iter() {
         assert!(matches!(namespace.block_bytes, 512 | 4096) && namespace.blocks > 0);
     }
     if let Ok(Some(window)) = controller.enable_cmb() {

@@ -4,13 +4,14 @@ mod cmb;
 mod io;
 mod open;
 mod queue;
+mod restart;
 
 use sidelane_p2p::provider::{CmbProvider, Provider};
 use sidelane_p2p::{DmaSpace, PciAddress, Region};
 
 use super::*;
 use crate::model::{ModelBacking, ModelBus, ModelCmb, ModelController, ModelOptions};
-use crate::spec::Status;
+use crate::spec::{Status, offset};
 
 /// Two controllers on one bus, the first with a memory buffer.
 pub(super) struct Bench {

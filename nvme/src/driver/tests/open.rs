@@ -19,7 +19,8 @@ fn a_controller_is_opened_and_says_what_it_is() {
     assert_eq!(controller.version(), Version::V1_4);
     assert_eq!(controller.max_transfer_bytes(), 2 << 20);
     assert_eq!(controller.max_io_queue_pairs(), 16);
-    let [namespace] = controller.namespaces() else {
+    let namespaces = controller.namespaces();
+    let [namespace] = &namespaces[..] else {
         panic!("one namespace")
     };
     assert_eq!(
@@ -177,6 +178,10 @@ impl Backing for Odd {
 
     fn interrupts(&self, count: usize) -> Result<Vec<OwnedFd>, BackingError> {
         self.real.interrupts(count)
+    }
+
+    fn set_dma(&self, on: bool) -> Result<(), BackingError> {
+        self.real.set_dma(on)
     }
 
     fn quiesce(&self) {
