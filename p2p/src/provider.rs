@@ -8,7 +8,7 @@ mod fitness;
 mod host;
 
 pub use cmb::{BarOwner, CmbProvider, CmbWindow};
-pub use fitness::{Fitness, PathReason, verdict};
+pub use fitness::{Fitness, PathReason, Realm, verdict};
 pub use host::HostProvider;
 
 use crate::{DmaError, Placement, Region};
@@ -38,6 +38,8 @@ pub trait Provider: Send + Sync {
 pub struct Offer {
     /// The memory.
     pub region: Region,
+    /// For whose devices it is mapped.
+    pub realm: Realm,
     /// What the device that has the memory may itself use it for. Other devices
     /// see plain memory, and may do both.
     pub own_use: OwnUse,

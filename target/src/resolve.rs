@@ -4,7 +4,7 @@
 //! Pure: devices are asked before, and what comes out is carried out elsewhere.
 
 use sidelane_config::{P2pPolicy, ProviderChoice};
-use sidelane_p2p::provider::{Fitness, OwnUse, PathReason};
+use sidelane_p2p::provider::{Fitness, OwnUse, PathReason, Realm};
 use sidelane_p2p::{PciAddress, Placement};
 
 /// Memory that could be used.
@@ -15,8 +15,19 @@ pub struct Candidate {
     pub name: String,
     /// Where it is.
     pub placement: Placement,
+    /// For whose devices it is mapped.
+    pub realm: Realm,
     /// What the SSD that has it may itself use it for.
     pub own_use: OwnUse,
+}
+
+/// What reads and writes the payload of a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The PCI function; `None` when none does.
+    pub ssd: Option<PciAddress>,
+    /// Who drives it.
+    pub realm: Realm,
 }
 
 /// Memory for one direction.
@@ -26,10 +37,13 @@ pub struct Way {
     pub candidate: Option<usize>,
     /// Whether it is peer memory, and if not, why.
     pub path: PathReason,
+    /// It serves only when all that come before it are lost.
+    pub spare: bool,
 }
 
 /// The outcome for a namespace behind one adapter: for each direction the memory
-/// to use, then what the policy allows when that is taken away.
+/// to use, best first, of which only the first is no spare unless several were
+/// named; then what the policy allows when that is taken away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// Memory for reads, at least one.
@@ -57,9 +71,8 @@ enum Direction {
     Write,
 }
 
-/// Chooses memory for a namespace on the SSD `ssd` (`None`: no device reads or
-/// writes its payload) behind an adapter. `judge` says whether the adapter and
-/// clients reach a placement.
+/// Chooses memory for the payload that `client` reads and writes, behind an
+/// adapter. `judge` says whether the adapter and clients reach a placement.
 ///
 /// # Errors
 /// When the policy is `require` and no memory fits, with the reasons and the
@@ -67,41 +80,47 @@ enum Direction {
 pub fn choose(
     policy: P2pPolicy,
     choice: &ProviderChoice,
-    ssd: Option<PciAddress>,
+    client: Client,
     candidates: &[Candidate],
     mut judge: impl FnMut(Placement, &[PciAddress]) -> Fitness,
 ) -> Result<Choice, Refusal> {
-    let named = |candidate: &Candidate| choice.names(&candidate.name);
+    let place = |candidate: &Candidate| choice.ids().iter().position(|id| *id == candidate.name);
     let is_host = |candidate: &Candidate| candidate.placement == Placement::Host;
+    let is_auto = *choice == ProviderChoice::Auto;
+    // As they were named.
+    let mut listed: Vec<_> = candidates.iter().enumerate().collect();
+    listed.retain(|(_, candidate)| is_auto || place(candidate).is_some());
+    listed.sort_by_key(|(_, candidate)| place(candidate));
     // Host memory is that of a provider, where there is one that may be meant.
-    let host = candidates
-        .iter()
-        .position(|it| is_host(it) && (named(it) || choice.ids().is_empty()));
+    let hosts = listed.iter().filter(|(_, candidate)| is_host(candidate));
+    let hosts: Vec<_> = hosts.map(|(at, _)| *at).collect();
     if policy == P2pPolicy::Off {
-        let way = Way {
-            candidate: host,
-            path: PathReason::HostByPolicy,
+        let path = PathReason::HostByPolicy;
+        let way = |candidate, spare| Way {
+            candidate,
+            path,
+            spare,
         };
+        let mut ways: Vec<_> = hosts.iter().map(|at| way(Some(*at), false)).collect();
+        if is_auto {
+            ways.truncate(1);
+        }
+        if ways.is_empty() {
+            ways.push(way(None, false));
+        }
         return Ok(Choice {
-            reads: vec![way],
-            writes: vec![way],
-            code: PathReason::HostByPolicy,
+            reads: ways.clone(),
+            writes: ways,
+            code: path,
             reason: "p2p is off".to_owned(),
         });
     }
-    let judged: Vec<Judged<'_>> = candidates
-        .iter()
-        .enumerate()
-        .filter(|(_, candidate)| match (choice, policy) {
-            // Never host memory where peer memory is required, and elsewhere
-            // only where it was named.
-            (ProviderChoice::Named(_), P2pPolicy::Require) => {
-                named(candidate) && !is_host(candidate)
-            }
-            (ProviderChoice::Named(_), _) => named(candidate),
-            (ProviderChoice::Auto, _) => !is_host(candidate),
-        })
-        .map(|(at, candidate)| Judged::new(at, candidate, ssd, &mut judge))
+    // Never host memory where peer memory is required, and elsewhere only where
+    // it was named.
+    listed.retain(|(_, it)| !is_host(it) || (!is_auto && policy == P2pPolicy::Prefer));
+    let judged: Vec<Judged<'_>> = listed
+        .into_iter()
+        .map(|(at, candidate)| Judged::new(at, candidate, client, &mut judge))
         .collect();
     let fitting = |direction| {
         let mut fit: Vec<_> = judged.iter().filter(|it| it.fits(direction)).collect();
@@ -109,66 +128,108 @@ pub fn choose(
         fit
     };
     let (reads, writes) = (fitting(Direction::Read), fitting(Direction::Write));
-    let ways = |fit: &[&Judged<'_>], host: Option<Way>| {
-        let fit = fit.iter().map(|judged| judged.way());
-        fit.chain(host).collect::<Vec<_>>()
-    };
-    let last_resort = |path| {
-        let way = Way {
-            candidate: host,
-            path,
-        };
-        (policy == P2pPolicy::Prefer).then_some(way)
-    };
-    if let (Some(read), Some(write)) = (reads.first(), writes.first()) {
-        let reason = if read.at == write.at {
-            format!("{}: {}", read.candidate.name, read.text)
-        } else {
-            format!(
-                "reads by {}: {}; writes by {}: {}",
-                read.candidate.name, read.text, write.candidate.name, write.text
-            )
-        };
-        let code = match (read.code, write.code) {
-            (PathReason::Peer, code) | (code, _) => code,
-        };
-        let host = last_resort(PathReason::HostByPolicy);
-        return Ok(Choice {
-            reads: ways(&reads, host),
-            writes: ways(&writes, host),
-            code,
-            reason,
-        });
-    }
-    let code = judged
-        .first()
-        .map_or(PathReason::NoProvider, |first| match first.code {
-            PathReason::Peer => PathReason::DirectionUnsupported,
-            code => code,
-        });
-    let reasons = if judged.is_empty() {
-        "no peer memory is configured, and the SSD has none of its own".to_owned()
+    let is_met = !reads.is_empty() && !writes.is_empty();
+    let code = if is_met {
+        PathReason::HostByPolicy
     } else {
-        let each = judged.iter().map(Judged::words);
-        each.collect::<Vec<_>>().join("; ")
+        why_not(judged.iter())
     };
-    let host = last_resort(code).ok_or_else(|| {
+    if !is_met && policy == P2pPolicy::Require {
         let remedy = judged.iter().find_map(|judged| judged.remedy.clone());
         let remedy = remedy.unwrap_or_else(|| {
             "name a provider that the SSD reaches, or set p2p to \"prefer\" or \"off\"".into()
         });
-        let reasons = reasons.clone();
-        Refusal { reasons, remedy }
-    })?;
+        let reasons = words_of(&judged);
+        return Err(Refusal { reasons, remedy });
+    }
+    let peers = || judged.iter().filter(|it| !is_host(it.candidate));
+    let ways = |fit: &[&Judged<'_>]| {
+        let all = fit.iter().enumerate();
+        let mut ways: Vec<_> = all.map(|(n, it)| it.way(is_auto && n > 0)).collect();
+        // Host memory that was named beside peer memory, of which none fits.
+        if peers().next().is_some() && ways.iter().all(|way| way.path != PathReason::Peer) {
+            for way in &mut ways {
+                way.path = why_not(peers());
+            }
+        }
+        let last = Way {
+            candidate: hosts.first().copied(),
+            path: code,
+            spare: !ways.is_empty(),
+        };
+        let has_it = ways.iter().any(|way| way.candidate == last.candidate);
+        if policy == P2pPolicy::Prefer && !has_it {
+            ways.push(last);
+        }
+        ways
+    };
+    let chosen = (ways(&reads), ways(&writes));
+    let (code, reason) = match is_met {
+        true => {
+            let used = chosen.0.iter().chain(&chosen.1).filter(|way| !way.spare);
+            let code = used
+                .map(|way| way.path)
+                .find(|path| *path != PathReason::Peer);
+            let code = code.unwrap_or(PathReason::Peer);
+            (code, reason(&reads, &writes, &judged, is_auto))
+        }
+        false => (code, words_of(&judged)),
+    };
     Ok(Choice {
-        reads: ways(&reads, Some(host)),
-        writes: ways(&writes, Some(host)),
+        reads: chosen.0,
+        writes: chosen.1,
         code,
-        reason: reasons,
+        reason,
     })
 }
 
-/// A candidate, judged for one SSD.
+/// Why nothing fits both directions. What devices could not use for its owner
+/// says least.
+fn why_not<'a>(mut judged: impl Iterator<Item = &'a Judged<'a>> + Clone) -> PathReason {
+    let first = judged.clone().next();
+    let telling = judged.find(|it| it.code != PathReason::OtherOwner);
+    match telling.or(first).map(|judged| judged.code) {
+        None => PathReason::NoProvider,
+        Some(PathReason::Peer) => PathReason::DirectionUnsupported,
+        Some(code) => code,
+    }
+}
+
+fn words_of(judged: &[Judged<'_>]) -> String {
+    if judged.is_empty() {
+        return "no peer memory is configured, and the SSD has none of its own".to_owned();
+    }
+    let each = judged.iter().map(Judged::words);
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// What is used for each direction, and what of the named is not, with the
+/// reasons.
+fn reason(
+    reads: &[&Judged<'_>],
+    writes: &[&Judged<'_>],
+    judged: &[Judged<'_>],
+    is_auto: bool,
+) -> String {
+    let used = |fit: &[&Judged<'_>]| {
+        let first = if is_auto { 1 } else { fit.len() };
+        let each = fit.iter().take(first);
+        let each = each.map(|it| format!("{}: {}", it.candidate.name, it.text));
+        each.collect::<Vec<_>>().join("; ")
+    };
+    let (by_reads, by_writes) = (used(reads), used(writes));
+    let mut text = match by_reads == by_writes {
+        true => by_reads,
+        false => format!("reads by {by_reads}; writes by {by_writes}"),
+    };
+    let unfit = |it: &&Judged<'_>| !it.fits(Direction::Read) && !it.fits(Direction::Write);
+    for judged in judged.iter().filter(|it| !is_auto && unfit(it)) {
+        text += &format!("; not used: {}", judged.words());
+    }
+    text
+}
+
+/// A candidate, judged for one client.
 struct Judged<'a> {
     at: usize,
     candidate: &'a Candidate,
@@ -183,13 +244,15 @@ impl<'a> Judged<'a> {
     fn new(
         at: usize,
         candidate: &'a Candidate,
-        ssd: Option<PciAddress>,
+        client: Client,
         judge: &mut impl FnMut(Placement, &[PciAddress]) -> Fitness,
     ) -> Self {
-        let clients: Vec<_> = ssd.into_iter().collect();
-        let fitness = judge(candidate.placement, &clients);
-        let own =
-            matches!(candidate.placement, Placement::Peer { device, .. } if Some(device) == ssd);
+        let clients: Vec<_> = client.ssd.into_iter().collect();
+        let fitness = match client.realm.takes(candidate.realm) {
+            true => judge(candidate.placement, &clients),
+            false => client.realm.refusal(),
+        };
+        let own = matches!(candidate.placement, Placement::Peer { device, .. } if Some(device) == client.ssd);
         Self {
             at,
             candidate,
@@ -212,10 +275,11 @@ impl<'a> Judged<'a> {
         reached && (taken || !self.own)
     }
 
-    fn way(&self) -> Way {
+    fn way(&self, spare: bool) -> Way {
         Way {
             candidate: Some(self.at),
             path: self.code,
+            spare,
         }
     }
 
@@ -232,207 +296,4 @@ impl<'a> Judged<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use sidelane_p2p::topology::{Route, RoutePath};
-
-    fn pci(text: &str) -> PciAddress {
-        text.parse().unwrap()
-    }
-
-    const BOTH: OwnUse = OwnUse {
-        reads: true,
-        writes: true,
-    };
-
-    fn cmb(name: &str, device: &str, own_use: OwnUse) -> Candidate {
-        let placement = Placement::Peer {
-            device: pci(device),
-            bar: 2,
-        };
-        Candidate {
-            name: name.to_owned(),
-            placement,
-            own_use,
-        }
-    }
-
-    /// Bus 3 and 4 share a switch, bus 9 shares nothing with them.
-    fn judge(placement: Placement, clients: &[PciAddress]) -> Fitness {
-        let Placement::Peer { device, .. } = placement else {
-            let text = "host memory".to_owned();
-            return Fitness {
-                code: PathReason::HostByPolicy,
-                text,
-                remedy: None,
-                route: None,
-            };
-        };
-        let far = clients
-            .iter()
-            .any(|client| (client.bus == 9) != (device.bus == 9));
-        let distance = if clients == [device] { 0 } else { 4 };
-        let (code, path) = match (far, distance) {
-            (true, _) => (PathReason::NoRoute, RoutePath::NotPossible),
-            (false, 0) => (PathReason::Peer, RoutePath::SameDevice),
-            (false, _) => (PathReason::Peer, RoutePath::ThroughSwitch),
-        };
-        let text = if far { "no common switch" } else { "reached" }.to_owned();
-        let remedy = far.then(|| "move the SSD".to_owned());
-        let route = Some(Route {
-            distance,
-            path,
-            reason: text.clone(),
-            remedy: remedy.clone(),
-        });
-        Fitness {
-            code,
-            text,
-            remedy,
-            route,
-        }
-    }
-
-    fn candidates() -> Vec<Candidate> {
-        vec![
-            cmb("near", "0000:04:00.0", BOTH),
-            cmb("own", "0000:03:00.0", BOTH),
-        ]
-    }
-
-    fn run(
-        policy: P2pPolicy,
-        choice: &str,
-        ssd: &str,
-        from: &[Candidate],
-    ) -> Result<Choice, Refusal> {
-        let choice = match choice {
-            "auto" => ProviderChoice::Auto,
-            ids => ProviderChoice::Named(ids.split(' ').map(str::to_owned).collect()),
-        };
-        choose(policy, &choice, Some(pci(ssd)), from, judge)
-    }
-
-    #[rstest::rstest]
-    #[case::own_memory_comes_first("auto", "0000:03:00.0", Some(1))]
-    #[case::then_the_nearest("auto", "0000:05:00.0", Some(0))]
-    #[case::unless_another_is_named("near", "0000:03:00.0", Some(0))]
-    fn a_provider_is_chosen(
-        #[case] choice: &str,
-        #[case] ssd: &str,
-        #[case] expected: Option<usize>,
-    ) {
-        let chosen = run(P2pPolicy::Require, choice, ssd, &candidates()).unwrap();
-        let way = Way {
-            candidate: expected,
-            path: PathReason::Peer,
-        };
-        assert_eq!((chosen.reads[0], chosen.writes[0]), (way, way));
-        assert_eq!(chosen.code, PathReason::Peer);
-    }
-
-    #[test]
-    fn off_never_uses_peer_memory() {
-        let chosen = run(P2pPolicy::Off, "auto", "0000:03:00.0", &candidates()).unwrap();
-        assert_eq!(
-            chosen.reads,
-            [Way {
-                candidate: None,
-                path: PathReason::HostByPolicy
-            }]
-        );
-    }
-
-    #[test]
-    fn host_memory_is_no_way_to_meet_require_and_is_counted_with_the_reason_for_it() {
-        let mut from = vec![Candidate {
-            name: "plain".to_owned(),
-            placement: Placement::Host,
-            own_use: BOTH,
-        }];
-        let (near, far) = ("0000:03:00.0", "0000:09:00.0");
-        for choice in ["auto", "plain"] {
-            run(P2pPolicy::Require, choice, near, &from).unwrap_err();
-        }
-        let way =
-            |policy, choice, ssd, from: &[_]| run(policy, choice, ssd, from).unwrap().writes[0];
-        let plain = |path| Way {
-            candidate: Some(0),
-            path,
-        };
-        let by_policy = plain(PathReason::HostByPolicy);
-        for choice in ["auto", "plain"] {
-            assert_eq!(way(P2pPolicy::Off, choice, near, &from), by_policy);
-        }
-        assert_eq!(way(P2pPolicy::Prefer, "plain", near, &from), by_policy);
-        let nothing = plain(PathReason::NoProvider);
-        assert_eq!(way(P2pPolicy::Prefer, "auto", near, &from), nothing);
-        from.extend(candidates());
-        run(P2pPolicy::Require, "auto", far, &from).unwrap_err();
-        let no_route = plain(PathReason::NoRoute);
-        assert_eq!(way(P2pPolicy::Prefer, "auto", far, &from), no_route);
-        let own = way(P2pPolicy::Prefer, "auto", near, &from);
-        assert_eq!((own.candidate, own.path), (Some(2), PathReason::Peer));
-    }
-
-    #[rstest::rstest]
-    #[case::out_of_reach(candidates(), PathReason::NoRoute, "move the SSD")]
-    #[case::nothing_there(vec![], PathReason::NoProvider, "name a provider")]
-    fn without_a_fit_require_refuses_and_prefer_says_why(
-        #[case] from: Vec<Candidate>,
-        #[case] code: PathReason,
-        #[case] remedy: &str,
-    ) {
-        let far = "0000:09:00.0";
-        let refusal = run(P2pPolicy::Require, "auto", far, &from)
-            .unwrap_err()
-            .to_string();
-        assert!(refusal.contains(remedy), "{refusal}");
-        let chosen = run(P2pPolicy::Prefer, "auto", far, &from).unwrap();
-        assert_eq!(
-            chosen.reads,
-            [Way {
-                candidate: None,
-                path: code
-            }]
-        );
-        assert_eq!(chosen.code, code);
-    }
-
-    #[test]
-    fn an_ssd_that_takes_one_direction_in_its_own_memory_uses_the_nearest_for_the_other() {
-        let reads_only = OwnUse {
-            reads: true,
-            writes: false,
-        };
-        let mut from = candidates();
-        from[1].own_use = reads_only;
-        let chosen = run(P2pPolicy::Require, "auto", "0000:03:00.0", &from).unwrap();
-        assert_eq!(
-            (chosen.reads[0].candidate, chosen.writes[0].candidate),
-            (Some(1), Some(0))
-        );
-        let refusal = run(P2pPolicy::Require, "own", "0000:03:00.0", &from).unwrap_err();
-        assert!(refusal.to_string().contains("write data"), "{refusal}");
-        let chosen = run(P2pPolicy::Prefer, "own", "0000:03:00.0", &from).unwrap();
-        assert_eq!(
-            chosen.writes,
-            [Way {
-                candidate: None,
-                path: PathReason::DirectionUnsupported
-            }]
-        );
-    }
-
-    #[rstest::rstest]
-    #[case::prefer(P2pPolicy::Prefer, &[Some(1), Some(0), None])]
-    #[case::require(P2pPolicy::Require, &[Some(1), Some(0)])]
-    fn what_comes_next_is_what_the_policy_allows(
-        #[case] policy: P2pPolicy,
-        #[case] order: &[Option<usize>],
-    ) {
-        let chosen = run(policy, "auto", "0000:03:00.0", &candidates()).unwrap();
-        let ways: Vec<_> = chosen.writes.iter().map(|way| way.candidate).collect();
-        assert_eq!(ways, order);
-    }
-}
+mod tests;

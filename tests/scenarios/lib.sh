@@ -164,6 +164,12 @@ verify() {
 # The storms that blow, by name.
 declare -A storms
 
+# Rounds of a storm that lie side by side on a disk, before the first is written over.
+rounds=200
+
+# round_of NUMBER: what is written in it, and where.
+round_of() { printf '%s\n' --randseed="$1" --size=4m --offset="$(($1 % rounds * 4))m"; }
+
 # storm NAME DISK [FIO-ARGUMENT...]: verified writes in the background, round after round; returns in the middle of one.
 storm() {
     local name=$1 disk=$2
@@ -173,7 +179,8 @@ storm() {
     (
         while [[ ! -e /tmp/$name.end ]]; do
             echo >>"/tmp/$name.begun"
-            verify "$disk" --bsrange=4k-128k --size=4m --iodepth=8 --randseed="$(wc -l <"/tmp/$name.begun")" "$@" || exit
+            mapfile -t round < <(round_of "$(wc -l <"/tmp/$name.begun")")
+            verify "$disk" --bsrange=4k-128k --iodepth=8 "${round[@]}" "$@" || exit
         done
     ) >"$log/storm-$name" 2>&1 &
     storms[$name]=$!

@@ -129,6 +129,21 @@ pub fn run_with(
     variables: &[(&str, &str)],
     programs: &[&str],
 ) -> anyhow::Result<Outcome> {
+    run_on("two-cmb-8", name, nic, variables, programs)
+}
+
+/// As [`run_with`], in a machine with that PCI topology, of
+/// `tests/lab/topology`.
+///
+/// # Errors
+/// When the lab does not boot, or an example has not been built.
+pub fn run_on(
+    topology: &str,
+    name: &str,
+    nic: Nic,
+    variables: &[(&str, &str)],
+    programs: &[&str],
+) -> anyhow::Result<Outcome> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let share = tempfile::tempdir()?;
     let scenarios = tests.join("scenarios");
@@ -145,7 +160,7 @@ pub fn run_with(
         .args([
             "run",
             "--topology",
-            "two-cmb-8",
+            topology,
             "--timeout",
             "1200",
             "--share",

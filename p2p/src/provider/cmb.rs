@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Offer, OwnUse, Provider, ProviderError};
+use super::{Offer, OwnUse, Provider, ProviderError, Realm};
 use crate::vfio::Device;
 use crate::{DmaError, PciAddress, Placement, Region};
 
@@ -102,6 +102,7 @@ impl Provider for CmbProvider {
         let region = self.owner.bar_region(&self.name(), window.bar, range)?;
         Ok(Offer {
             region,
+            realm: Realm::Vfio,
             own_use: OwnUse {
                 reads: window.reads,
                 writes: window.writes,

@@ -31,11 +31,14 @@ pub enum PathReason {
     NotExported,
     /// The memory was taken away while in use.
     Revoked,
+    /// The memory is mapped for the devices of one owner (VFIO, or the kernel),
+    /// and the namespace's device is the other's.
+    OtherOwner,
 }
 
 impl PathReason {
     /// Every reason, for tables of counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Peer,
         Self::HostByPolicy,
         Self::NoProvider,
@@ -46,6 +49,7 @@ impl PathReason {
         Self::NicUnsupported,
         Self::NotExported,
         Self::Revoked,
+        Self::OtherOwner,
     ];
 
     /// Its name in statistics.
@@ -61,6 +65,7 @@ impl PathReason {
             Self::NicUnsupported => "nic-unsupported",
             Self::NotExported => "not-exported",
             Self::Revoked => "revoked",
+            Self::OtherOwner => "other-owner",
         }
     }
 }
@@ -68,6 +73,51 @@ impl PathReason {
 impl fmt::Display for PathReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// Who drives a device, and so for whose devices memory is mapped.
+///
+/// A BAR under vfio-pci has addresses in this process's I/O address space only;
+/// memory that the kernel publishes has them for the kernel's drivers only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Realm {
+    /// This process, by VFIO.
+    Vfio,
+    /// The kernel's drivers.
+    Kernel,
+    /// Either will do: memory that both map, or no device at all.
+    Both,
+}
+
+impl Realm {
+    /// Whether devices of this realm can be given memory of that one.
+    #[must_use]
+    pub fn takes(self, memory: Self) -> bool {
+        self == memory || self == Self::Both || memory == Self::Both
+    }
+
+    /// Why devices of this realm cannot have memory of the other.
+    #[must_use]
+    pub fn refusal(self) -> Fitness {
+        let (text, remedy) = match self {
+            Self::Kernel => (
+                "it is mapped for devices under vfio-pci, and the kernel drives the namespace's device",
+                "name a provider of memory that the kernel publishes, or bind the SSD to vfio-pci and \
+                 use backend kind \"nvme\"",
+            ),
+            Self::Vfio | Self::Both => (
+                "it is mapped for the kernel's drivers, and the namespace's SSD is under vfio-pci",
+                "name a provider of kind \"cmb\", \"pmr\" or \"bar\", or leave the SSD to the kernel \
+                 and use another backend",
+            ),
+        };
+        Fitness {
+            code: PathReason::OtherOwner,
+            text: text.to_owned(),
+            remedy: Some(remedy.to_owned()),
+            route: None,
+        }
     }
 }
 
@@ -139,7 +189,8 @@ mod tests {
     #[case(PathReason::NicUnsupported, "nic-unsupported")]
     #[case(PathReason::NotExported, "not-exported")]
     #[case(PathReason::Revoked, "revoked")]
-    fn what_keeps_a_nic_from_peer_memory_has_names_that_stay(
+    #[case(PathReason::OtherOwner, "other-owner")]
+    fn what_keeps_a_device_from_peer_memory_has_names_that_stay(
         #[case] reason: PathReason,
         #[case] name: &str,
     ) {
@@ -167,6 +218,24 @@ mod tests {
         let fitness = verdict(&topology, placement, &clients);
         assert_eq!(fitness.code, expected, "{}", fitness.text);
         assert_eq!(fitness.is_peer(), fitness.remedy.is_none());
+    }
+
+    #[rstest::rstest]
+    #[case(Realm::Vfio, Realm::Vfio, true)]
+    #[case(Realm::Kernel, Realm::Kernel, true)]
+    #[case(Realm::Vfio, Realm::Kernel, false)]
+    #[case(Realm::Kernel, Realm::Vfio, false)]
+    #[case(Realm::Both, Realm::Kernel, true)]
+    #[case(Realm::Vfio, Realm::Both, true)]
+    fn memory_is_for_the_devices_of_its_owner(
+        #[case] device: Realm,
+        #[case] memory: Realm,
+        #[case] taken: bool,
+    ) {
+        assert_eq!(device.takes(memory), taken);
+        let refusal = device.refusal();
+        assert_eq!(refusal.code, PathReason::OtherOwner);
+        assert!(refusal.remedy.is_some());
     }
 
     #[test]

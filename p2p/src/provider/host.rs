@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Offer, OwnUse, Provider, ProviderError};
+use super::{Offer, OwnUse, Provider, ProviderError, Realm};
 use crate::{DmaSpace, Placement};
 
 /// Offers plain memory of the host.
@@ -35,6 +35,7 @@ impl Provider for HostProvider {
         let region = self.space.host_region(&self.name(), self.len)?;
         Ok(Offer {
             region,
+            realm: Realm::Both,
             own_use: OwnUse {
                 reads: true,
                 writes: true,

@@ -10,7 +10,9 @@ use sidelane_config::{
 };
 use sidelane_nvme::driver::Controller;
 use sidelane_p2p::pool::{Pool, PoolSpec};
-use sidelane_p2p::provider::{CmbProvider, Fitness, HostProvider, OwnUse, PathReason, Provider};
+use sidelane_p2p::provider::{
+    CmbProvider, Fitness, HostProvider, OwnUse, PathReason, Provider, Realm,
+};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, Region};
 use sidelane_transport::nic;
 
@@ -20,7 +22,7 @@ use super::{configured, probe};
 use crate::devices::Devices;
 use crate::reactor::{DataPath, POOL_ACCESS, Route, Routes};
 use crate::report::{PoolFacts, WayFacts};
-use crate::resolve::{Candidate, Choice, Way, choose};
+use crate::resolve::{Candidate, Choice, Client, Way, choose};
 
 /// Host memory for payload, where a namespace uses it and no provider of kind
 /// `host` says how much, in bytes over all reactors.
@@ -62,12 +64,12 @@ pub(crate) fn foresee<D: Devices>(config: &Config, devices: &D) -> Vec<anyhow::E
     let mut refusals = Vec::new();
     for subsystem in &config.subsystems {
         for namespace in &subsystem.namespaces {
-            let outcome = assumed(config, namespace).and_then(|(ssd, candidates)| {
+            let outcome = assumed(config, namespace).and_then(|(client, candidates)| {
                 let judge = |memory, clients: &[PciAddress]| devices.verdict(memory, clients);
                 Ok(choose(
                     namespace.p2p,
                     &namespace.provider,
-                    ssd,
+                    client,
                     &candidates,
                     judge,
                 )?)
@@ -81,16 +83,35 @@ pub(crate) fn foresee<D: Devices>(config: &Config, devices: &D) -> Vec<anyhow::E
     refusals
 }
 
-/// A namespace's SSD and the memory that it could use at best: all that is
-/// configured, and memory of the SSD's own.
-fn assumed(
-    config: &Config,
-    namespace: &Namespace,
-) -> anyhow::Result<(Option<PciAddress>, Vec<Candidate>)> {
-    let ssd = namespace.backend.device().map(address).transpose()?;
-    let candidate = |name: &str, device: Option<PciAddress>| Candidate {
+/// What moves the payload of a namespace to and from its blocks.
+fn client(storage: &Storage) -> anyhow::Result<Client> {
+    Ok(Client {
+        ssd: storage.device().map(address).transpose()?,
+        realm: match storage {
+            Storage::Nvme { .. } => Realm::Vfio,
+            Storage::Null { .. } => Realm::Both,
+        },
+    })
+}
+
+/// For whose devices memory of a kind is mapped.
+fn realm(kind: &ProviderKind) -> Realm {
+    match kind {
+        ProviderKind::Cmb { .. } | ProviderKind::Pmr { .. } | ProviderKind::Bar { .. } => {
+            Realm::Vfio
+        }
+        ProviderKind::Host { .. } => Realm::Both,
+    }
+}
+
+/// What moves the payload of a namespace, and the memory that it could use at
+/// best: all that is configured, and memory of the SSD's own.
+fn assumed(config: &Config, namespace: &Namespace) -> anyhow::Result<(Client, Vec<Candidate>)> {
+    let client = client(&namespace.backend)?;
+    let candidate = |name: &str, device: Option<PciAddress>, realm| Candidate {
         name: name.to_owned(),
         placement: device.map_or(Placement::Host, |device| Placement::Peer { device, bar: 0 }),
+        realm,
         own_use: OwnUse {
             reads: true,
             writes: true,
@@ -99,10 +120,12 @@ fn assumed(
     let mut candidates = Vec::new();
     for provider in &config.providers {
         let device = provider.device().map(address).transpose()?;
-        candidates.push(candidate(&provider.id, device));
+        candidates.push(candidate(&provider.id, device, realm(&provider.kind)));
     }
-    candidates.extend(ssd.map(|ssd| candidate(&format!("memory of {ssd}"), Some(ssd))));
-    Ok((ssd, candidates))
+    // Only a driver of our own brings the memory of an SSD into service.
+    let own = client.ssd.filter(|_| client.realm == Realm::Vfio);
+    candidates.extend(own.map(|ssd| candidate(&format!("memory of {ssd}"), own, Realm::Vfio)));
+    Ok((client, candidates))
 }
 
 /// Opens the providers, chooses for every namespace behind every adapter, and
@@ -133,14 +156,14 @@ pub(crate) fn plan<D: Devices>(
         let outcome: anyhow::Result<Vec<_>> = configured(config)
             .enumerate()
             .map(|(at, (subsystem, namespace))| {
-                let ssd = namespace.backend.device().map(address).transpose()?;
+                let client = client(&namespace.backend)?;
                 let verdict = |memory, clients: &[PciAddress]| {
                     judge.verdict(&*adapter.adapter, (at, namespace), memory, clients)
                 };
                 choose(
                     namespace.p2p,
                     &namespace.provider,
-                    ssd,
+                    client,
                     &candidates,
                     verdict,
                 )
@@ -513,6 +536,7 @@ fn open(name: String, provider: &dyn Provider, limit: usize) -> anyhow::Result<O
     let candidate = Candidate {
         name,
         placement: offer.region.placement(),
+        realm: offer.realm,
         own_use: offer.own_use,
     };
     Ok(Opened {

@@ -5,8 +5,9 @@
 #
 #   root_port ID                     a PCIe root port
 #   switch ID ROOT_PORT PORT...      a switch below it, with downstream ports
-#   ssd SERIAL PORT [cmb=MIB] [pmr=MIB] [OPTION=VALUE...]
-#                                    an NVMe SSD of 1 GiB with a disk of its own; other options go to QEMU's nvme
+#   ssd SERIAL PORT [cmb=MIB] [pmr=MIB] [ns=BYTES...] [OPTION=VALUE...]
+#                                    an NVMe SSD of 1 GiB with a disk of its own; other options go to QEMU's nvme. With
+#                                    ns= it has, instead, a namespace of 1 GiB with blocks of so many bytes for each
 #   ivshmem ID PORT MIB              a function that is nothing but memory, in BAR 2
 #
 # Bus numbers follow the order of the root ports in the file.
@@ -30,12 +31,20 @@ switch() {
     done
 }
 
+# disk ID: sparse, and gone with the run: what a test writes stays its own.
+disk() {
+    truncate -s 1G "$run_dir/$1"
+    devices+=(-drive "id=$1,if=none,file=$run_dir/$1,format=raw,cache=unsafe,discard=unmap")
+}
+
 ssd() {
-    local serial=$1 port=$2 option
+    local serial=$1 port=$2 option nsid
     shift 2
-    local nvme=nvme,id=$serial,serial=$serial,bus=$port,drive=$serial-disk
+    local nvme=nvme,id=$serial,serial=$serial,bus=$port
+    local -a block_bytes=()
     for option; do
         case $option in
+        ns=*) block_bytes+=("${option#*=}") ;;
         cmb=*) nvme+=,cmb_size_mb=${option#*=} ;;
         pmr=*)
             devices+=(-object "memory-backend-ram,id=$serial-pmr,size=${option#*=}M,share=on")
@@ -44,12 +53,17 @@ ssd() {
         *) nvme+=,$option ;;
         esac
     done
-    # Sparse, and gone with the run: what a test writes stays its own.
-    truncate -s 1G "$run_dir/$serial.disk"
-    devices+=(
-        -drive "id=$serial-disk,if=none,file=$run_dir/$serial.disk,format=raw,cache=unsafe,discard=unmap"
-        -device "$nvme"
-    )
+    if ((!${#block_bytes[@]})); then
+        disk "$serial-disk"
+        devices+=(-device "$nvme,drive=$serial-disk")
+        return
+    fi
+    devices+=(-device "$nvme")
+    for nsid in $(seq "${#block_bytes[@]}"); do
+        disk "$serial-disk-$nsid"
+        nvme=nvme-ns,bus=$serial,nsid=$nsid,drive=$serial-disk-$nsid
+        devices+=(-device "$nvme,logical_block_size=${block_bytes[nsid - 1]},physical_block_size=${block_bytes[nsid - 1]}")
+    done
 }
 
 ivshmem() {

@@ -1,0 +1,60 @@
+# Hosts and targets that fail, and how it is told what that did: what the crash scenarios share. It comes after lib.sh.
+# shellcheck shell=bash disable=SC2154,SC2034
+
+# A host that is to outlive everything, and soon to notice.
+patience=(--reconnect-delay 1 --ctrl-loss-tmo 600 --keep-alive-tmo 5 --nr-io-queues 4)
+# What a storm asks of a target.
+hard=(--bsrange=4k-128k --iodepth=16)
+
+# begin: of a fault. took FAULT: its end, noted for whoever tells of it afterwards.
+begin() { began=${EPOCHREALTIME/./}; }
+took() { echo "$(((${EPOCHREALTIME/./} - began) / 1000)) $*" >>"$share/took"; }
+
+# target_dies SIGNAL
+target_dies() {
+    kill -"$1" "$target"
+    wait "$target" 2>/dev/null
+    true
+}
+
+# is_known NQN HOST: the target has a controller of that host.
+is_known() { cntlid_of "$@" >/dev/null 2>&1; }
+
+# reconnects CONTROLLER [NUMBER]: how often the host came back, and whether it was so often.
+reconnects() {
+    local count
+    count=$(dmesg | grep -c "nvme ${1##*/}: Successfully reconnected")
+    echo "$count"
+    ((count == ${2-$count}))
+}
+
+# read_all STORM DISK: reads what each round of a storm has written. That needs rounds that lie side by side.
+read_all() {
+    local name=$1 disk=$2
+    cat >"/tmp/$name.fio" <<END
+[global]
+filename=$disk
+allow_file_create=0
+direct=1
+ioengine=libaio
+rw=randwrite
+verify=crc32c
+verify_only=1
+verify_fatal=1
+thread=1
+END
+    local round
+    for round in $(seq "$(wc -l <"/tmp/$name.begun")"); do
+        printf '[round-%s]\nstonewall\n' "$round"
+        round_of "$round" | sed 's/^--//'
+        printf '%s\n' "${hard[@]#--}"
+    done >>"/tmp/$name.fio"
+    timeout 300 fio --group_reporting "/tmp/$name.fio"
+}
+
+# on_the_ssd SERIAL STORM: the same, by the kernel's own driver.
+on_the_ssd() {
+    local disk
+    disk=$(lab-ssd release "$1") || return
+    read_all "$2" "${disk##* }"
+}
