@@ -2,18 +2,18 @@
 
 use zerocopy::IntoBytes;
 
-use super::queues::{CompletionQueue, Outcome, SubmissionQueue};
+use super::queues::{CompletionQueue, Fetched, Outcome, SubmissionQueue};
 use super::state::State;
 use crate::spec::{
-    AbortResult, AdminOpcode, CreateIoCq, CreateIoSq, DeleteIoQueue, ErrorLogEntry, FeatureId,
-    FirmwareSlotLog, GetFeatures, GetLogPage, LogId, NumberOfQueues, SetFeatures, SmartLog, Sqe,
-    Status,
+    Abort, AbortResult, AdminOpcode, CreateIoCq, CreateIoSq, DeleteIoQueue, ErrorLogEntry,
+    FirmwareSlotLog, GetLogPage, LogId, SmartLog, Sqe, Status,
 };
 
 const INVALID_FIELD: Status = Status::INVALID_FIELD.with_dnr(true);
 
 impl State {
-    pub(super) fn admin(&mut self, sqe: &Sqe) -> Result<Outcome, Status> {
+    pub(super) fn admin(&mut self, command: &Fetched) -> Result<Outcome, Status> {
+        let sqe = &command.sqe;
         let done = |()| Outcome::Done(0);
         match AdminOpcode(sqe.opcode()) {
             AdminOpcode::CreateIoCq => self.create_cq(&(*sqe).into()).map(done),
@@ -22,6 +22,7 @@ impl State {
             AdminOpcode::DeleteIoSq => {
                 let qid = DeleteIoQueue::from(*sqe).qid.get();
                 let known = qid != 0 && self.sqs.remove(&qid).is_some();
+                self.waiting.forget_queue(qid);
                 known
                     .then_some(Outcome::Done(0))
                     .ok_or(Status::INVALID_QUEUE_ID)
@@ -30,11 +31,9 @@ impl State {
             AdminOpcode::GetLogPage => self.get_log_page(sqe).map(done),
             AdminOpcode::GetFeatures => self.get_features(&(*sqe).into()).map(Outcome::Done),
             AdminOpcode::SetFeatures => self.set_features(&(*sqe).into()).map(Outcome::Done),
-            AdminOpcode::Abort => {
-                let result = AbortResult::new().with_not_aborted(true);
-                Ok(Outcome::Done(result.raw().into()))
-            }
-            AdminOpcode::AsyncEventRequest => Ok(Outcome::Held),
+            AdminOpcode::Abort => self.abort(&(*sqe).into()),
+            AdminOpcode::AsyncEventRequest => self.async_event_request(command),
+            AdminOpcode::DoorbellBufferConfig => self.doorbell_buffer_config(sqe).map(done),
             AdminOpcode::KeepAlive => Ok(Outcome::Done(0)),
             _ => Err(Status::INVALID_OPCODE.with_dnr(true)),
         }
@@ -89,16 +88,8 @@ impl State {
             return Err(INVALID_FIELD);
         }
         let entries = u32::from(qsize_z) + 1;
-        self.sqs.insert(
-            qid,
-            SubmissionQueue {
-                base,
-                entries,
-                head: 0,
-                tail: 0,
-                cqid,
-            },
-        );
+        self.sqs
+            .insert(qid, SubmissionQueue::new(base, entries, cqid));
         Ok(())
     }
 
@@ -111,47 +102,30 @@ impl State {
         known.then_some(()).ok_or(Status::INVALID_QUEUE_ID)
     }
 
-    fn set_features(&mut self, command: &SetFeatures) -> Result<u64, Status> {
-        let value = command.cdw11.get();
-        match command.cdw10.fid() {
-            _ if command.cdw10.save() => Err(Status::FEATURE_NOT_SAVEABLE),
-            FeatureId::NumberOfQueues => {
-                let asked = NumberOfQueues::from_raw(value);
-                if asked.submission_z() == 0xffff || asked.completion_z() == 0xffff {
-                    return Err(INVALID_FIELD);
-                }
-                Ok(self.number_of_queues())
-            }
-            fid if settable(fid) => {
-                self.features.insert(fid.0, value);
-                Ok(0)
-            }
-            _ => Err(INVALID_FIELD),
+    /// Gives a command up that was held back, or a waiting Asynchronous Event
+    /// Request (clause 5.1). What is not known is not aborted.
+    fn abort(&mut self, command: &Abort) -> Result<Outcome, Status> {
+        let (sqid, cid) = (command.sqid.get(), command.cid.get());
+        let found = match sqid {
+            0 => self.events.abort(cid),
+            _ => None,
+        };
+        let found = found.or_else(|| self.waiting.abort(sqid, cid));
+        if let Some(found) = &found {
+            self.answer(found, found.cqe(Status::ABORT_REQUESTED))?;
         }
-    }
-
-    fn get_features(&mut self, command: &GetFeatures) -> Result<u64, Status> {
-        match command.cdw10.fid() {
-            FeatureId::NumberOfQueues => Ok(self.number_of_queues()),
-            fid if settable(fid) => Ok(self.features.get(&fid.0).copied().unwrap_or(0).into()),
-            _ => Err(INVALID_FIELD),
-        }
-    }
-
-    fn number_of_queues(&self) -> u64 {
-        let given_z = self.options.io_queues.saturating_sub(1);
-        let given = NumberOfQueues::new()
-            .with_submission_z(given_z)
-            .with_completion_z(given_z);
-        given.raw().into()
+        let result = AbortResult::new().with_not_aborted(found.is_none());
+        Ok(Outcome::Done(result.raw().into()))
     }
 
     fn get_log_page(&mut self, sqe: &Sqe) -> Result<(), Status> {
         let command = GetLogPage::from(*sqe);
-        let mut page = match command.cdw10.lid() {
+        let lid = command.cdw10.lid();
+        let mut page = match lid {
             LogId::Error => ErrorLogEntry::default().as_bytes().to_vec(),
             LogId::Smart => self.smart().as_bytes().to_vec(),
             LogId::FirmwareSlot => FirmwareSlotLog::default().as_bytes().to_vec(),
+            LogId::ChangedNamespaces => self.events.changed().as_bytes().to_vec(),
             _ => return Err(Status::INVALID_LOG_PAGE.with_dnr(true)),
         };
         let from = usize::try_from(command.lpo.get()).unwrap_or(usize::MAX);
@@ -165,12 +139,17 @@ impl State {
             return Err(INVALID_FIELD);
         }
         page.resize(wanted as usize, 0);
-        self.dma.answer(sqe, &page)
+        self.dma.answer(sqe, &page)?;
+        if !command.cdw10.rae() {
+            self.log_was_read(lid);
+        }
+        Ok(())
     }
 
     fn smart(&self) -> SmartLog {
         let units = |bytes: u64| u128::from(bytes.div_ceil(512_000)).into();
         SmartLog {
+            critical_warning: self.events.warning,
             temperature_k: 308.into(),
             spare_percent: 100,
             spare_threshold_percent: 10,
@@ -182,20 +161,4 @@ impl State {
             ..SmartLog::default()
         }
     }
-}
-
-/// Features that hold one dword and change nothing in the model.
-fn settable(fid: FeatureId) -> bool {
-    matches!(
-        fid,
-        FeatureId::Arbitration
-            | FeatureId::PowerManagement
-            | FeatureId::TemperatureThreshold
-            | FeatureId::ErrorRecovery
-            | FeatureId::VolatileWriteCache
-            | FeatureId::InterruptCoalescing
-            | FeatureId::InterruptVectorConfig
-            | FeatureId::WriteAtomicity
-            | FeatureId::AsyncEventConfig
-    )
 }

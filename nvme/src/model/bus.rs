@@ -4,10 +4,10 @@
 //! An address is given once only, so that a device which uses memory after it
 //! was unmapped gets a DMA error, as it would behind an IOMMU.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use sidelane_p2p::{DmaError, DmaSpace, MemView, Placement, Region};
+use sidelane_p2p::{DmaError, DmaSpace, MemView, PciAddress, Placement, Region};
 
 const PAGE: u64 = 4096;
 /// Where host memory begins.
@@ -28,6 +28,8 @@ struct Map {
     by_start: BTreeMap<u64, Mapped>,
     next_host: u64,
     next_bar: u64,
+    /// Functions that are not there at the moment.
+    gone: BTreeSet<PciAddress>,
 }
 
 #[derive(Clone)]
@@ -50,6 +52,7 @@ impl ModelBus {
             by_start: BTreeMap::new(),
             next_host: HOST,
             next_bar: BARS,
+            gone: BTreeSet::new(),
         };
         Self(Arc::new(Bus {
             map: RwLock::new(map),
@@ -68,6 +71,14 @@ impl ModelBus {
             map.next_bar = start + align;
             start
         })
+    }
+
+    /// Whether a function's BARs answer to others.
+    pub(super) fn set_gone(&self, device: PciAddress, gone: bool) {
+        self.change(|map| match gone {
+            true => map.gone.insert(device),
+            false => map.gone.remove(&device),
+        });
     }
 
     /// Lets `view` answer at `start` until the region is gone.
@@ -114,6 +125,10 @@ impl ModelBus {
     pub(super) fn resolve(&self, address: u64, len: usize) -> Option<Hit> {
         let map = self.0.map.read().unwrap_or_else(PoisonError::into_inner);
         let (start, mapped) = map.by_start.range(..=address).next_back()?;
+        if matches!(mapped.placement, Placement::Peer { device, .. } if map.gone.contains(&device))
+        {
+            return None;
+        }
         let offset = usize::try_from(address - start).ok()?;
         (offset.checked_add(len)? <= mapped.view.len()).then(|| Hit {
             view: mapped.view.clone(),

@@ -23,7 +23,23 @@ pub(super) struct Dma {
     pub(super) recorder: Recorder,
     /// Bus mastering was taken away.
     pub(super) cut_off: bool,
+    /// It is not on the bus.
+    pub(super) gone: bool,
+    /// A fault in what is executed now.
+    pub(super) trick: Option<Trick>,
 }
+
+/// What a fault does to the data of a command.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trick {
+    /// It is looked for where nothing is.
+    Outside,
+    /// A bit of it is turned over, as this chooses.
+    Flip(u64),
+}
+
+/// Addresses with this bit are not of memory, and of no BAR.
+const OUTSIDE: u64 = 1 << 62;
 
 /// A part of memory that a transfer covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +59,11 @@ impl Dma {
         direction: Direction,
         purpose: Purpose,
     ) -> Result<(MemView, usize), Status> {
+        let of_command = matches!(purpose, Purpose::Data | Purpose::Control);
+        let address = match self.trick {
+            Some(Trick::Outside) if of_command => address | OUTSIDE,
+            _ => address,
+        };
         let (place, found) = self.find(address, len, direction, purpose);
         let end = address.saturating_add(len as u64);
         self.recorder.note(Touch {
@@ -62,7 +83,7 @@ impl Dma {
         purpose: Purpose,
     ) -> (Place, Result<(MemView, usize), Status>) {
         let nowhere = (Place::Nowhere, Err(Status::DATA_TRANSFER_ERROR));
-        if self.cut_off {
+        if self.cut_off || self.gone {
             return nowhere;
         }
         if let Some(cmb) = &self.cmb
@@ -84,6 +105,15 @@ impl Dma {
                 Placement::Host => (Place::Host, Ok((hit.view, hit.offset))),
             },
             None => nowhere,
+        }
+    }
+
+    /// Which bit of so many bytes of data a fault turns over: its byte and its
+    /// place in that.
+    pub(super) fn flip_within(&self, len: u64) -> Option<(u64, u8)> {
+        match self.trick {
+            Some(Trick::Flip(seed)) if len > 0 => Some((seed / 8 % len, (seed % 8) as u8)),
+            _ => None,
         }
     }
 

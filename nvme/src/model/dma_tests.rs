@@ -26,6 +26,8 @@ fn bench() -> Bench {
             cmb: None,
             recorder,
             cut_off: false,
+            gone: false,
+            trick: None,
         },
         memory,
         base,

@@ -5,9 +5,9 @@ use zerocopy::IntoBytes;
 use super::registers::VERSION;
 use super::state::State;
 use crate::spec::{
-    Ascii, Cns, ControllerType, Csi, DlFeat, Fna, Identify, IdentifyController, IdentifyNamespace,
-    LbaFormat, Lpa, NSID_ALL, NamespaceId, NamespaceIdList, NamespaceList, Nqn, NqnField, Oncs,
-    QueueEntrySizes, Sgls, Sqe, Status, Vwc,
+    Ascii, Cns, ControllerType, Csi, DlFeat, Flbas, Fna, Identify, IdentifyController,
+    IdentifyNamespace, LbaFormat, Lpa, NSID_ALL, NamespaceId, NamespaceIdList, NamespaceList, Nqn,
+    NqnField, Oacs, Oaes, QueueEntrySizes, Sgls, Sqe, Status, Vwc,
 };
 
 impl State {
@@ -17,14 +17,16 @@ impl State {
         let count = self.namespaces.len() as u32;
         match command.cns {
             Cns::Controller => self.dma.answer(sqe, self.controller().as_bytes()),
+            // An identifier that is not in use has Identify data of zeros.
             Cns::Namespace if (1..=count).contains(&nsid) => {
                 self.dma.answer(sqe, self.namespace_data(nsid).as_bytes())
             }
             Cns::ActiveNamespaces if nsid < NSID_ALL - 1 => {
-                let list = NamespaceList::of(nsid + 1..=count);
+                let active = (nsid + 1..=count).filter(|nsid| self.is_active(*nsid));
+                let list = NamespaceList::of(active);
                 self.dma.answer(sqe, list.as_bytes())
             }
-            Cns::NamespaceDescriptors if (1..=count).contains(&nsid) => {
+            Cns::NamespaceDescriptors if self.is_active(nsid) => {
                 let list = NamespaceIdList::of(&[
                     NamespaceId::Nguid(self.nguid(nsid)),
                     NamespaceId::Csi(Csi::Nvm),
@@ -49,18 +51,17 @@ impl State {
             cntlid: 1.into(),
             ver: VERSION,
             cntrltype: ControllerType::Io,
+            oaes: Oaes::new().with_namespace_attribute(true),
+            oacs: Oacs::new().with_doorbell_buffer(self.options.shadow_doorbells),
             acl_z: 3,
-            aerl_z: 3,
+            aerl_z: self.options.aerl_z,
             lpa: Lpa::new().with_extended_data(true),
             sqes: QueueEntrySizes::new().with_min(6).with_max(6),
             cqes: QueueEntrySizes::new().with_min(4).with_max(4),
             nn: (self.namespaces.len() as u32).into(),
-            oncs: Oncs::new()
-                .with_compare(true)
-                .with_dsm(true)
-                .with_write_zeroes(true),
+            oncs: self.options.oncs,
             fna: Fna::new(),
-            vwc: Vwc::new().with_present(true),
+            vwc: Vwc::new().with_present(self.options.volatile_cache),
             sgls: Sgls::new()
                 .with_support(u8::from(self.options.sgl))
                 .with_bit_bucket(self.options.sgl),
@@ -71,26 +72,44 @@ impl State {
         }
     }
 
+    fn is_active(&self, nsid: u32) -> bool {
+        let index = (nsid as usize).checked_sub(1);
+        index
+            .and_then(|index| self.namespaces.get(index))
+            .is_some_and(|namespace| namespace.attached)
+    }
+
     fn namespace_data(&self, nsid: u32) -> IdentifyNamespace {
-        let mut data = IdentifyNamespace {
+        let Some(namespace) = self
+            .namespaces
+            .get(nsid as usize - 1)
+            .filter(|namespace| namespace.attached)
+        else {
+            return IdentifyNamespace::default();
+        };
+        let shape = namespace.shape;
+        let format = LbaFormat {
+            metadata_bytes: shape.metadata_bytes.into(),
+            ..LbaFormat::data_only(shape.lbads)
+        };
+        let offered = [LbaFormat::data_only(9), LbaFormat::data_only(12), format];
+        let in_use = offered.iter().position(|one| *one == format).unwrap_or(2);
+        IdentifyNamespace {
+            nsze: shape.blocks.into(),
+            ncap: shape.blocks.into(),
+            nuse: shape.blocks.into(),
+            nlbaf_z: in_use.max(1) as u8,
+            flbas: Flbas::new().with_index_low(in_use as u8),
+            lbaf: std::array::from_fn(|i| match offered.get(i) {
+                Some(format) if i <= in_use.max(1) => *format,
+                _ => LbaFormat::default(),
+            }),
             dlfeat: DlFeat::new()
                 .with_read(1)
                 .with_write_zeroes_deallocates(true),
             nguid: self.nguid(nsid),
             ..IdentifyNamespace::default()
-        };
-        if let Some(namespace) = self.namespaces.get(nsid as usize - 1) {
-            let shape = namespace.shape;
-            let format = LbaFormat {
-                metadata_bytes: shape.metadata_bytes.into(),
-                ..LbaFormat::data_only(shape.lbads)
-            };
-            data.nsze = shape.blocks.into();
-            data.ncap = shape.blocks.into();
-            data.nuse = shape.blocks.into();
-            data.lbaf = std::array::from_fn(|i| if i == 0 { format } else { LbaFormat::default() });
         }
-        data
     }
 
     /// Never zero, and not the same for two namespaces or two serial numbers.

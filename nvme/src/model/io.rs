@@ -4,10 +4,11 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use sidelane_p2p::MemView;
 
+use super::dma::Segment;
 use super::state::State;
 use super::touch::{Direction, Purpose};
 use crate::spec::{
-    DatasetManagement, DsmRange, NSID_ALL, NvmOpcode, ReadWrite, Sqe, Status, WriteZeroes,
+    DatasetManagement, DsmRange, NSID_ALL, NvmOpcode, Psdt, ReadWrite, Sqe, Status, WriteZeroes,
 };
 
 /// A span of a namespace, in bytes.
@@ -19,20 +20,34 @@ struct Span {
 impl State {
     pub(super) fn io(&mut self, sqe: &Sqe) -> Result<(), Status> {
         let nsid = sqe.nsid.get();
-        match NvmOpcode(sqe.opcode()) {
+        let opcode = NvmOpcode(sqe.opcode());
+        let oncs = self.options.oncs;
+        let offered = match opcode {
+            NvmOpcode::Compare => oncs.compare(),
+            NvmOpcode::WriteZeroes => oncs.write_zeroes(),
+            NvmOpcode::DatasetManagement => oncs.dsm(),
+            _ => true,
+        };
+        if !offered {
+            return Err(Status::INVALID_OPCODE.with_dnr(true));
+        }
+        match opcode {
             NvmOpcode::Read => self.transfer(ReadWrite::from(*sqe), sqe, Direction::ToMemory),
             NvmOpcode::Write => self.transfer(ReadWrite::from(*sqe), sqe, Direction::FromMemory),
             NvmOpcode::Compare => self.compare(ReadWrite::from(*sqe), sqe),
-            NvmOpcode::Flush if nsid == NSID_ALL => Ok(()),
-            NvmOpcode::Flush => self
-                .namespace(nsid)
-                .map(|_| ())
-                .ok_or(Status::INVALID_NAMESPACE),
+            NvmOpcode::Flush if nsid == NSID_ALL => {
+                self.flush_all();
+                Ok(())
+            }
+            NvmOpcode::Flush => {
+                self.namespace(nsid)?.storage.flush();
+                Ok(())
+            }
             NvmOpcode::WriteZeroes => {
                 let zeroes = WriteZeroes::from(*sqe);
                 let blocks = u64::from(zeroes.cdw12.nlb_z()) + 1;
                 let span = self.span(nsid, zeroes.slba.get(), blocks)?;
-                self.zero(nsid, &span);
+                self.zero(nsid, &span, zeroes.cdw12.fua());
                 Ok(())
             }
             NvmOpcode::DatasetManagement => self.dataset_management(sqe),
@@ -42,8 +57,7 @@ impl State {
 
     /// The bytes of a range of blocks, if the namespace has them all.
     fn span(&mut self, nsid: u32, slba: u64, blocks: u64) -> Result<Span, Status> {
-        let invalid = Status::INVALID_NAMESPACE.with_dnr(true);
-        let shape = self.namespace(nsid).ok_or(invalid)?.shape;
+        let shape = self.namespace(nsid)?.shape;
         if shape.metadata_bytes != 0 {
             return Err(Status::INVALID_FIELD.with_dnr(true));
         }
@@ -56,9 +70,27 @@ impl State {
         }
     }
 
-    fn zero(&mut self, nsid: u32, span: &Span) {
-        if let Some(namespace) = self.namespace(nsid) {
-            namespace.storage.zero(span.at, span.len);
+    fn zero(&mut self, nsid: u32, span: &Span, fua: bool) {
+        let through = fua || !self.cache_enabled();
+        if let Ok(namespace) = self.namespace(nsid) {
+            namespace.storage.zero(span.at, span.len, through);
+        }
+    }
+
+    /// Segments of a command's data, if it names them in a way that is offered.
+    fn data_segments(
+        &mut self,
+        sqe: &Sqe,
+        len: usize,
+        direction: Direction,
+    ) -> Result<Vec<Segment>, Status> {
+        let offered = match sqe.cdw0.psdt() {
+            Psdt::Prp => self.options.prp,
+            _ => self.options.sgl,
+        };
+        match offered {
+            true => self.dma.segments(sqe, len, direction),
+            false => Err(Status::INVALID_FIELD.with_dnr(true)),
         }
     }
 
@@ -70,24 +102,16 @@ impl State {
     ) -> Result<(), Status> {
         let nsid = command.nsid.get();
         let span = self.transfer_span(&command)?;
-        let len = span.len as usize;
-        let mut at = span.at;
-        for segment in self.dma.segments(sqe, len, direction)? {
-            if !segment.discard {
-                let (view, offset) =
-                    self.dma
-                        .access(segment.address, segment.len, direction, Purpose::Data)?;
-                let namespace = self.namespace(nsid).ok_or(Status::INVALID_NAMESPACE)?;
-                match direction {
-                    Direction::ToMemory => namespace.storage.read(at, &view, offset, segment.len),
-                    Direction::FromMemory => {
-                        namespace.storage.write(at, &view, offset, segment.len)
-                    }
-                }
-                .map_err(super::dma::lost)?;
-            }
-            at += segment.len as u64;
-        }
+        let through = command.cdw12.fua() || !self.cache_enabled();
+        let segments = self.data_segments(sqe, span.len as usize, direction)?;
+        let flip = self.dma.flip_within(span.len);
+        let flip = flip.map(|(at, bit)| (span.at + at, bit));
+        // A read gets wrong data by having it wrong on the media meanwhile.
+        let misread = flip.filter(|_| direction == Direction::ToMemory);
+        self.flip(nsid, misread)?;
+        let moved = self.move_data(nsid, span.at, &segments, direction, through);
+        self.flip(nsid, flip)?;
+        moved?;
         match direction {
             Direction::ToMemory => {
                 self.counts.reads += 1;
@@ -101,19 +125,50 @@ impl State {
         Ok(())
     }
 
+    fn move_data(
+        &mut self,
+        nsid: u32,
+        mut at: u64,
+        segments: &[Segment],
+        direction: Direction,
+        through: bool,
+    ) -> Result<(), Status> {
+        for segment in segments {
+            let len = segment.len;
+            if !segment.discard {
+                let (view, offset) =
+                    self.dma
+                        .access(segment.address, len, direction, Purpose::Data)?;
+                let storage = &mut self.namespace(nsid)?.storage;
+                match direction {
+                    Direction::ToMemory => storage.read(at, &view, offset, len),
+                    Direction::FromMemory => storage.write(at, &view, offset, len, through),
+                }
+                .map_err(super::dma::lost)?;
+            }
+            at += len as u64;
+        }
+        Ok(())
+    }
+
+    /// Turns a bit of the media over, if one is named.
+    fn flip(&mut self, nsid: u32, which: Option<(u64, u8)>) -> Result<(), Status> {
+        if let Some((at, bit)) = which {
+            self.namespace(nsid)?.storage.flip(at, bit);
+        }
+        Ok(())
+    }
+
     /// Compares block by block what memory holds with the media.
     fn compare(&mut self, command: ReadWrite, sqe: &Sqe) -> Result<(), Status> {
         let nsid = command.nsid.get();
         let span = self.transfer_span(&command)?;
         let mut at = span.at;
-        for segment in self
-            .dma
-            .segments(sqe, span.len as usize, Direction::FromMemory)?
-        {
+        for segment in self.data_segments(sqe, span.len as usize, Direction::FromMemory)? {
             let mut theirs = vec![0; segment.len];
             self.dma.read(segment.address, &mut theirs, Purpose::Data)?;
             let ours = MemView::anonymous(segment.len);
-            let namespace = self.namespace(nsid).ok_or(Status::INVALID_NAMESPACE)?;
+            let namespace = self.namespace(nsid)?;
             let read = namespace.storage.read(at, &ours, 0, segment.len);
             read.map_err(super::dma::lost)?;
             let mut media = vec![0; segment.len];
@@ -143,7 +198,7 @@ impl State {
         let mut ranges = vec![DsmRange::new_zeroed(); usize::from(command.nr_z) + 1];
         let bytes = ranges.as_mut_bytes();
         let mut done = 0;
-        for segment in self.dma.segments(sqe, bytes.len(), Direction::FromMemory)? {
+        for segment in self.data_segments(sqe, bytes.len(), Direction::FromMemory)? {
             let into = bytes.get_mut(done..done + segment.len).unwrap_or_default();
             self.dma.read(segment.address, into, Purpose::Control)?;
             done += segment.len;
@@ -154,7 +209,7 @@ impl State {
             .map(|range| self.span(nsid, range.slba.get(), range.nlb.get().into()))
             .collect::<Result<Vec<_>, _>>()?;
         if command.attributes.deallocate() {
-            spans.iter().for_each(|span| self.zero(nsid, span));
+            spans.iter().for_each(|span| self.zero(nsid, span, false));
         }
         Ok(())
     }

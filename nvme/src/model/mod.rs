@@ -9,19 +9,30 @@
 //!
 //! Commands are executed on the thread that rings the doorbell, so a test is
 //! deterministic; with [`ModelOptions::defer`] they wait for
-//! [`ModelController::step`]. Faults to be injected belong into `queues`, between
-//! fetching a command and posting its completion.
+//! [`ModelController::step`].
+//!
+//! It can be made to fail: [`ModelController::inject`] arms a [`Fault`] for the
+//! commands that a [`Matcher`] names. And its world can change: drives are pulled
+//! and come back, namespaces are formatted by others, power fails
+//! ([`ModelController::vanish`], [`ModelController::format`],
+//! [`ModelController::power_loss`] and their neighbours).
 
 mod admin;
 mod backing;
 mod bus;
+mod change;
 mod cmb;
 mod dma;
+mod events;
+mod fault;
+mod features;
 mod identify;
 mod io;
+mod mischief;
 mod options;
 mod queues;
 mod registers;
+mod shadow;
 mod state;
 mod storage;
 mod touch;
@@ -32,6 +43,8 @@ use sidelane_p2p::{MemView, OutOfRange, PciAddress, Revocation};
 
 pub use backing::ModelBacking;
 pub use bus::ModelBus;
+pub use events::ModelEvent;
+pub use fault::{Armed, Broken, Fault, Matcher};
 pub use options::{CmbKind, ModelCmb, ModelNamespace, ModelOptions};
 pub use touch::{Direction, PayloadBytes, Place, Purpose, Touch, Touched};
 
@@ -70,6 +83,8 @@ impl ModelController {
             cmb,
             recorder: Recorder::default(),
             cut_off: false,
+            gone: false,
+            trick: None,
         };
         let state = Mutex::new(State::new(options, dma));
         Self(Arc::new(Shared {
@@ -111,7 +126,8 @@ impl ModelController {
         };
     }
 
-    /// Executes the next command; `false` when there is none.
+    /// Executes the next command; `false` when there is none. Shadow doorbells
+    /// are looked at, if there are any.
     pub fn step(&self) -> bool {
         self.state().run(1) == 1
     }
@@ -121,6 +137,23 @@ impl ModelController {
         self.state().options.defer = defer;
     }
 
+    /// Has `fault` strike the commands that `matcher` names, from now on. Of
+    /// several faults that name a command, the first that was armed strikes.
+    pub fn inject(&self, matcher: Matcher, fault: Fault) -> Armed {
+        self.state().faults.arm(matcher, fault)
+    }
+
+    /// Arms no fault any more. What was held back still is.
+    pub fn disarm(&self) {
+        self.state().faults.disarm();
+    }
+
+    /// Lets everything go on that a fault has held back, and says how much it
+    /// was.
+    pub fn release(&self) -> usize {
+        self.state().release()
+    }
+
     /// Reads from a namespace, past all queues: `offset` in bytes. Zeros from a
     /// namespace that does not exist.
     ///
@@ -128,7 +161,7 @@ impl ModelController {
     /// Never for a slice that fits in memory.
     pub fn read_media(&self, nsid: u32, offset: u64, into: &mut [u8]) -> Result<(), OutOfRange> {
         let view = MemView::anonymous(into.len());
-        if let Some(namespace) = self.state().namespace(nsid) {
+        if let Some(namespace) = self.state().namespace_mut(nsid) {
             namespace.storage.read(offset, &view, 0, into.len())?;
         }
         view.read(0, into)

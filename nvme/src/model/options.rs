@@ -2,6 +2,8 @@
 
 use sidelane_p2p::PciAddress;
 
+use crate::spec::Oncs;
+
 /// How the memory buffer of a controller is made known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CmbKind {
@@ -93,6 +95,20 @@ pub struct ModelOptions {
     pub vectors: usize,
     /// Whether commands may carry SGLs.
     pub sgl: bool,
+    /// Whether I/O commands may carry PRPs; a model that takes neither serves
+    /// commands without data only.
+    pub prp: bool,
+    /// Optional I/O commands; of those that the model has not, none is offered.
+    pub oncs: Oncs,
+    /// Whether there is a volatile write cache. It is on after a reset.
+    pub volatile_cache: bool,
+    /// Whether [`power_loss`](super::ModelController::power_loss) makes it lose
+    /// what is in the cache. It costs a copy of all that is written.
+    pub forgetful: bool,
+    /// Asynchronous Event Requests that may be outstanding, zero-based (AERL).
+    pub aerl_z: u8,
+    /// Whether it offers shadow doorbells (Doorbell Buffer Config).
+    pub shadow_doorbells: bool,
     /// Whether commands wait for [`step`](super::ModelController::step) instead
     /// of being executed when the doorbell is rung.
     pub defer: bool,
@@ -116,6 +132,15 @@ impl Default for ModelOptions {
             io_queues: 16,
             vectors: 17,
             sgl: true,
+            prp: true,
+            oncs: Oncs::new()
+                .with_compare(true)
+                .with_dsm(true)
+                .with_write_zeroes(true),
+            volatile_cache: true,
+            forgetful: false,
+            aerl_z: 3,
+            shadow_doorbells: false,
             defer: false,
         }
     }

@@ -1,5 +1,6 @@
 //! Registers of a modelled controller: what a read gives and a write does.
 
+use super::fault::Broken;
 use super::state::State;
 use crate::spec::{Aqa, Cap, Cc, Csts, ShutdownNotification, ShutdownStatus, Version, offset};
 
@@ -27,6 +28,9 @@ impl State {
 
     /// A register, or half of one. What is not there reads as zero.
     pub(super) fn read32(&self, at: u32) -> u32 {
+        if self.health.is(Broken::Vanished) {
+            return u32::MAX;
+        }
         let r = &self.registers;
         let cmb = self.dma.cmb.as_ref();
         match at {
@@ -50,6 +54,9 @@ impl State {
     }
 
     pub(super) fn write32(&mut self, at: u32, value: u32) {
+        if self.health.is(Broken::Vanished) {
+            return;
+        }
         let r = &mut self.registers;
         match at {
             offset::CC => self.configure(Cc::from_raw(value)),
@@ -75,6 +82,9 @@ impl State {
 
     fn configure(&mut self, cc: Cc) {
         let was = self.registers.cc;
+        if was.en() && !cc.en() && self.health.is(Broken::NeverIdle) {
+            return;
+        }
         self.registers.cc = cc;
         let csts = &mut self.registers.csts;
         if cc.en() && !was.en() {
@@ -84,8 +94,12 @@ impl State {
             *csts = Csts::new();
             self.forget_queues();
         }
+        if !cc.en() {
+            self.health.reset();
+        }
         let shn = cc.shn();
         if shn == ShutdownNotification::Normal || shn == ShutdownNotification::Abrupt {
+            self.flush_all();
             self.registers.csts.set_shst(ShutdownStatus::Complete);
         }
     }

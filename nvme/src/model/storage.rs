@@ -8,9 +8,14 @@ use sidelane_p2p::{MemView, OutOfRange};
 const CHUNK: u64 = 64 << 10;
 static ZEROS: [u8; CHUNK as usize] = [0; CHUNK as usize];
 
+type Chunk = Box<[u8]>;
+
 #[derive(Default)]
 pub(super) struct Storage {
-    chunks: HashMap<u64, Box<[u8]>>,
+    chunks: HashMap<u64, Chunk>,
+    /// Chunks as they are without what was not flushed; `None` where nothing is
+    /// ever lost.
+    stable: Option<HashMap<u64, Option<Chunk>>>,
 }
 
 /// The parts of `len` bytes at `at`, each within one chunk: its number, the
@@ -28,6 +33,58 @@ fn parts(at: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize, usize)
 }
 
 impl Storage {
+    /// One that can lose what was not flushed; that costs a copy of each chunk.
+    pub(super) fn forgetful() -> Self {
+        Self {
+            stable: Some(HashMap::new()),
+            ..Self::default()
+        }
+    }
+
+    /// All that was written stays.
+    pub(super) fn flush(&mut self) {
+        if let Some(stable) = &mut self.stable {
+            stable.clear();
+        }
+    }
+
+    /// What was not flushed is lost.
+    pub(super) fn lose(&mut self) {
+        for (chunk, before) in self.stable.iter_mut().flat_map(HashMap::drain) {
+            match before {
+                Some(before) => self.chunks.insert(chunk, before),
+                None => self.chunks.remove(&chunk),
+            };
+        }
+    }
+
+    /// Remembers a chunk before it is changed in the cache only.
+    fn remember(&mut self, chunk: u64) {
+        if let Some(stable) = &mut self.stable {
+            stable
+                .entry(chunk)
+                .or_insert_with(|| self.chunks.get(&chunk).cloned());
+        }
+    }
+
+    /// What is remembered of a chunk, where that is another thing than what it
+    /// holds now.
+    fn remembered(&mut self, chunk: u64) -> Option<&mut Chunk> {
+        let before = self.stable.as_mut()?.get_mut(&chunk)?;
+        Some(before.get_or_insert_with(|| ZEROS.into()))
+    }
+
+    /// Turns a bit over, past all caches.
+    pub(super) fn flip(&mut self, at: u64, bit: u8) {
+        let stored = self
+            .chunks
+            .entry(at / CHUNK)
+            .or_insert_with(|| ZEROS.into());
+        if let Some(byte) = stored.get_mut((at % CHUNK) as usize) {
+            *byte ^= 1 << (bit % 8);
+        }
+    }
+
     /// Puts stored bytes into memory.
     pub(super) fn read(
         &self,
@@ -46,36 +103,56 @@ impl Storage {
         Ok(())
     }
 
-    /// Stores bytes out of memory.
+    /// Stores bytes out of memory, `through` the cache or into it.
     pub(super) fn write(
         &mut self,
         at: u64,
         view: &MemView,
         offset: usize,
         len: usize,
+        through: bool,
     ) -> Result<(), OutOfRange> {
         for (chunk, within, done, n) in parts(at, len) {
+            if !through {
+                self.remember(chunk);
+            }
             let stored = self.chunks.entry(chunk).or_insert_with(|| ZEROS.into());
-            view.read(
-                offset + done,
-                stored.get_mut(within..within + n).unwrap_or_default(),
-            )?;
+            let part = stored.get_mut(within..within + n).unwrap_or_default();
+            view.read(offset + done, part)?;
+            if through && let Some(before) = self.remembered(chunk) {
+                let part = before.get_mut(within..within + n).unwrap_or_default();
+                view.read(offset + done, part)?;
+            }
         }
         Ok(())
     }
 
-    /// Makes bytes zero, and gives memory back where nothing else was.
-    pub(super) fn zero(&mut self, at: u64, len: u64) {
+    /// Makes bytes zero, `through` the cache or in it, and gives memory back
+    /// where nothing else was.
+    pub(super) fn zero(&mut self, at: u64, len: u64, through: bool) {
         let end = at.saturating_add(len);
-        self.chunks.retain(|chunk, stored| {
+        let within = |chunk: u64| {
             let start = chunk * CHUNK;
-            let from = at.max(start);
-            let to = end.min(start + CHUNK);
-            if from < to {
-                let range = (from - start) as usize..(to - start) as usize;
-                stored.get_mut(range).unwrap_or_default().fill(0);
+            let from = at.max(start) - start;
+            let to = end.min(start + CHUNK).saturating_sub(start);
+            from as usize..to.max(from) as usize
+        };
+        let concerned = |chunk: &u64| !within(*chunk).is_empty();
+        if through {
+            for (chunk, before) in self.stable.iter_mut().flatten() {
+                if let Some(before) = before {
+                    before.get_mut(within(*chunk)).unwrap_or_default().fill(0);
+                }
             }
-            to.saturating_sub(from) < CHUNK
+        } else if self.stable.is_some() {
+            let chunks: Vec<u64> = self.chunks.keys().copied().filter(concerned).collect();
+            chunks.into_iter().for_each(|chunk| self.remember(chunk));
+        }
+        self.chunks.retain(|chunk, stored| {
+            let range = within(*chunk);
+            let whole = range.len() as u64 == CHUNK;
+            stored.get_mut(range).unwrap_or_default().fill(0);
+            !whole
         });
     }
 }
@@ -97,10 +174,10 @@ mod tests {
             for (at, len, byte) in writes {
                 let data = vec![byte; len];
                 view.write(3, &data).unwrap();
-                storage.write(at, &view, 3, len).unwrap();
+                storage.write(at, &view, 3, len, false).unwrap();
                 expected[at as usize..at as usize + len].copy_from_slice(&data);
             }
-            storage.zero(zero_at, zero_len);
+            storage.zero(zero_at, zero_len, false);
             let end = (zero_at + zero_len).min(500_000);
             expected[zero_at as usize..end.max(zero_at) as usize].fill(0);
             storage.read(0, &view, 0, 500_000).unwrap();

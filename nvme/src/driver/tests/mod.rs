@@ -1,6 +1,7 @@
 //! The driver, run against the model.
 
 mod cmb;
+mod faults;
 mod io;
 mod open;
 mod queue;
