@@ -64,6 +64,21 @@ impl Admission {
         slot
     }
 
+    /// Takes one request out; `false` when it does not wait.
+    pub fn remove(&mut self, conn: usize, slot: usize) -> bool {
+        let Some(queue) = self.waiting.get_mut(conn) else {
+            return false;
+        };
+        let Some(at) = queue.iter().position(|waiting| *waiting == slot) else {
+            return false;
+        };
+        queue.remove(at);
+        if queue.is_empty() {
+            self.turns.retain(|turn| *turn != conn);
+        }
+        true
+    }
+
     /// Takes all requests of a connection out.
     pub fn remove_connection(&mut self, conn: usize) -> impl Iterator<Item = usize> + '_ {
         self.turns.retain(|c| *c != conn);
@@ -100,6 +115,19 @@ mod tests {
         assert_eq!(admission.front(), Some(2));
         assert_eq!(admission.pop(), Some(2));
         assert!(admission.is_empty());
+    }
+
+    #[test]
+    fn one_request_leaves_and_the_turns_of_others_stay() {
+        let mut admission = Admission::new(3);
+        for (conn, slot) in [(0, 1), (1, 2), (0, 3), (2, 4)] {
+            admission.push(conn, slot);
+        }
+        assert!(admission.remove(1, 2) && admission.remove(0, 1));
+        assert!(!admission.remove(1, 2) && !admission.remove(7, 4));
+        admission.push(1, 5);
+        let order: Vec<_> = std::iter::from_fn(|| admission.pop()).collect();
+        assert_eq!(order, [3, 4, 5]);
     }
 
     proptest! {

@@ -408,6 +408,7 @@ impl Reactor {
                 continue;
             }
             next = earlier(next, connection.session.deadline());
+            self.carry_out_aborts(index, now);
             self.answer_held(index, now);
         }
         self.connections.deadline = next;

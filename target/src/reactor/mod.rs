@@ -9,9 +9,10 @@
 //! to their end), `outbox` (what waits for room in a send queue), `ways` and
 //! `revocation` (which memory payload goes by, and memory that is taken away),
 //! `replacement` (adapters that go and come back),
-//! `admission` (who gets the next buffer), `messages` (memory for commands and responses), `receives` (which of it an
+//! `abort` (commands that the host takes back), `admission` (who gets the next buffer), `messages` (memory for commands and responses), `receives` (which of it an
 //! adapter holds), `mailbox` (to and from the control plane), `counting` (what it is told of adapters and queue pairs).
 
+mod abort;
 mod admission;
 mod connections;
 mod counting;

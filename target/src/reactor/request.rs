@@ -30,7 +30,8 @@ pub enum State {
     Queueing,
     /// The backend has it.
     Executing,
-    /// It is held until there is something to report (AER).
+    /// It is held until there is something to report (AER), or until the command
+    /// that it aborts has ended (Abort).
     Held,
     /// Its data (if any) and response are on their way to the host.
     Responding,
@@ -130,6 +131,9 @@ pub struct Request {
     pub blocks_queued: u32,
     /// Parts that the backend has.
     pub parts: u32,
+    /// The host has aborted it while its data was on the way: the adapter
+    /// places that, and then it ends.
+    pub aborted: bool,
     /// The duty to answer.
     pub permit: Option<Permit>,
 }
@@ -157,6 +161,7 @@ impl Request {
             status: Status::SUCCESS,
             blocks_queued: 0,
             parts: 0,
+            aborted: false,
             permit: None,
         }
     }

@@ -201,6 +201,10 @@ impl Reactor {
     /// A request's data is there: in its buffer, or in its capsule.
     pub(super) fn fetched(&mut self, slot: usize, now: Instant) {
         let request = &self.requests[slot];
+        if request.aborted {
+            self.give_up(slot, now);
+            return;
+        }
         if request.purpose == Purpose::Payload {
             self.execute(slot, now);
             return;

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use sidelane_nvme::spec::{AbortResult, AdminOpcode, Cc, Csts, FabricsType, Sqe};
+use arrayvec::ArrayVec;
+use sidelane_nvme::spec::{Abort, AbortResult, AdminOpcode, Cc, Csts, FabricsType, Sqe};
 
-use super::aer::AerQueue;
+use super::aer::{AER_LIMIT, AerQueue};
 use super::commands::Queue;
 use super::features::Features;
 use super::keep_alive;
 use super::queue::fabrics_type;
 use super::refusal::{Refusal, at};
 use super::step::{Completion, HostLen, Step};
-use crate::subsystem::{ControllerShared, Kind, Portal, Subsystem, Target};
+use crate::subsystem::{ABORT_LIMIT, ControllerShared, Kind, Portal, Subsystem, Target};
 
 /// A controller, as its admin queue keeps it.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct AdminQueue {
     pub(super) csts: Csts,
     pub(super) features: Features,
     pub(super) aers: AerQueue,
+    /// Held commands that a reset took away.
+    pub(super) forgotten: ArrayVec<u16, { AER_LIMIT + ABORT_LIMIT }>,
 }
 
 impl AdminQueue {
@@ -46,6 +49,7 @@ impl AdminQueue {
             csts: Csts::new(),
             features: Features::new(kato_ms),
             aers: AerQueue::default(),
+            forgotten: ArrayVec::new(),
         }
     }
 
@@ -58,7 +62,28 @@ impl AdminQueue {
     }
 
     pub(super) fn poll_async(&mut self) -> Option<(u16, Completion)> {
-        self.aers.poll(&self.shared, self.features.async_events)
+        let event = self.aers.poll(&self.shared, self.features.async_events);
+        event.or_else(|| {
+            let (by, aborted) = self.shared.aborts().answer()?;
+            let result = AbortResult::new().with_not_aborted(!aborted);
+            let dword = u32::from_le_bytes(zerocopy::transmute!(result));
+            Some((by, Completion::with_dword(dword)))
+        })
+    }
+
+    /// Abort (5.1). Whatever becomes of it, `poll_async` has the answer.
+    fn abort(&self, command: &Abort, now: Instant) -> Result<Step, Refusal> {
+        let (by, sqid) = (command.cdw0.cid(), command.sqid.get());
+        let mut aborts = self.shared.aborts();
+        aborts
+            .add(by, sqid, command.cid.get(), now)
+            .map_err(|_| Refusal::AbortLimit)?;
+        if !self.shared.qids().contains(sqid) {
+            aborts.queue_gone(sqid);
+        }
+        drop(aborts);
+        self.shared.wake(sqid);
+        Ok(Step::Held)
     }
 
     pub(super) fn closed(&self) {
@@ -95,12 +120,7 @@ impl AdminQueue {
                 self.shared.heard(now);
                 Ok(Step::Complete(Completion::OK))
             }
-            // The command may be anywhere by now, and is not aborted: said so.
-            AdminOpcode::Abort if !self.is_discovery() => {
-                let result = AbortResult::new().with_not_aborted(true);
-                let dword = u32::from_le_bytes(zerocopy::transmute!(result));
-                Ok(Step::Complete(Completion::with_dword(dword)))
-            }
+            AdminOpcode::Abort if !self.is_discovery() => self.abort(&(*sqe).into(), now),
             _ => Err(Refusal::Opcode(opcode.into_bits())),
         }
     }

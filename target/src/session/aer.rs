@@ -3,7 +3,9 @@
 //! it.
 
 use arrayvec::ArrayVec;
-use sidelane_nvme::spec::{AsyncEventConfig, AsyncEventResult, AsyncEventType, LogId, NoticeInfo};
+use sidelane_nvme::spec::{
+    AsyncEventConfig, AsyncEventResult, AsyncEventType, LogId, NoticeInfo, Status,
+};
 
 use super::refusal::Refusal;
 use super::step::Completion;
@@ -37,8 +39,8 @@ pub struct AerQueue {
     held: ArrayVec<u16, AER_LIMIT>,
     /// Events that were reported and whose log page was not read since.
     masked: ArrayVec<Event, 2>,
-    /// Requests that a reset took away.
-    forgotten: ArrayVec<u16, AER_LIMIT>,
+    /// Requests that were aborted.
+    given_up: ArrayVec<u16, AER_LIMIT>,
 }
 
 impl AerQueue {
@@ -47,21 +49,27 @@ impl AerQueue {
     /// # Errors
     /// When as many are held as may be.
     pub fn hold(&mut self, cid: u16) -> Result<(), Refusal> {
-        self.held.try_push(cid).map_err(|_| Refusal::AerLimit)
+        if self.held.len() + self.given_up.len() == AER_LIMIT {
+            return Err(Refusal::AerLimit);
+        }
+        self.held.push(cid);
+        Ok(())
     }
 
     /// Forgets requests and masks, as a controller reset does, and gives the
     /// identifiers of the commands that will never be answered.
     pub fn reset(&mut self) -> ArrayVec<u16, AER_LIMIT> {
         self.masked.clear();
-        let held = std::mem::take(&mut self.held);
-        self.forgotten.clone_from(&held);
-        held
+        self.held.drain(..).chain(self.given_up.drain(..)).collect()
     }
 
-    /// The next of the requests that a reset took away.
-    pub fn poll_forgotten(&mut self) -> Option<u16> {
-        self.forgotten.pop()
+    /// A request is to be aborted; `false` when it is not held.
+    pub fn abort(&mut self, cid: u16) -> bool {
+        let Some(at) = self.held.iter().position(|held| *held == cid) else {
+            return false;
+        };
+        self.given_up.push(self.held.remove(at));
+        true
     }
 
     /// The host is about to get a log page, without retaining its event. Call it
@@ -81,6 +89,9 @@ impl AerQueue {
         shared: &ControllerShared,
         config: AsyncEventConfig,
     ) -> Option<(u16, Completion)> {
+        if let Some(cid) = self.given_up.pop() {
+            return Some((cid, Completion::of(Status::ABORT_REQUESTED)));
+        }
         for event in EVENTS {
             if !shared.has_event(event) {
                 continue;

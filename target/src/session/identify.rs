@@ -16,7 +16,7 @@ use super::keep_alive::KAS;
 use super::properties::VERSION;
 use super::refusal::{Refusal, at};
 use super::step::{HostLen, Step};
-use crate::subsystem::{ERROR_LOG_LEN, Limits, NSID_MAX};
+use crate::subsystem::{ABORT_LIMIT, ERROR_LOG_LEN, Limits, NSID_MAX};
 
 /// Bytes of a submission queue entry, and the unit of capsule sizes.
 const SQE_BYTES: u32 = 64;
@@ -124,7 +124,7 @@ impl AdminQueue {
             .with_multi_port(true)
             .with_multi_controller(true);
         id.oaes = Oaes::new().with_namespace_attribute(true);
-        id.acl_z = 3;
+        id.acl_z = (ABORT_LIMIT - 1) as u8;
         id.lpa = Lpa::new()
             .with_command_effects(true)
             .with_extended_data(true);

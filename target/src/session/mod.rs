@@ -10,6 +10,7 @@
 //!                                  +--> Fetch: get the data ---> data() --+   (as above)
 //!                                  +--> Io: backend, data, ----------> completed() -> CQE
 //!                                  +--> Held ...... poll_async() ----> completed() -> CQE
+//!                                  |    (an Abort: the queue of its command has poll_abort())
 //!                                  +--> Close: end the connection --> closed()
 //! ```
 //!

@@ -108,8 +108,11 @@ impl AdminQueue {
     fn reset(&mut self, queue: &mut Queue) {
         self.csts = Csts::new();
         self.features = Features::new(self.features.kato_ms);
-        for cid in self.aers.reset() {
+        let aborts = self.shared.aborts().reset();
+        for cid in self.aers.reset().into_iter().chain(aborts) {
             queue.forget(cid);
+            // There is room for all, unless nobody looks at what was forgotten.
+            let _ = self.forgotten.try_push(cid);
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct QueueSession {
     pub(super) waker: Waker,
     opened: Instant,
     pub(super) queue: Queue,
+    /// Whether an Abort may wait for one of the commands.
+    aborting: bool,
     pub(super) state: State,
 }
 
@@ -53,6 +55,7 @@ impl QueueSession {
             waker,
             opened: now,
             queue,
+            aborting: false,
             state: State::Unconnected,
         }
     }
@@ -117,6 +120,9 @@ impl QueueSession {
     /// backend fared.
     pub fn completed(&mut self, cid: u16, completion: Completion) -> Cqe {
         let duplicate = completion.status.same_code(Status::COMMAND_ID_CONFLICT);
+        if self.aborting && !duplicate {
+            self.abort_ends(cid, completion.status.same_code(Status::ABORT_REQUESTED));
+        }
         self.queue.complete(cid, completion, duplicate)
     }
 
@@ -145,8 +151,47 @@ impl QueueSession {
     /// [`QueueSession::poll_async`].
     pub fn poll_forgotten(&mut self) -> Option<u16> {
         match &mut self.state {
-            State::Admin(admin) => admin.aers.poll_forgotten(),
+            State::Admin(admin) => admin.forgotten.pop(),
             _ => None,
+        }
+    }
+
+    /// The next command that the host wants aborted. It is to be answered with
+    /// Command Abort Requested if it can be, or in its own time if not; one that
+    /// is not there, or will not end sooner for it, is
+    /// [`QueueSession::not_aborted`]. Ask until there is none, when the waker was
+    /// called, and before [`QueueSession::poll_async`].
+    pub fn poll_abort(&mut self) -> Option<u16> {
+        loop {
+            let cid = self.controller()?.aborts().take(self.queue.qid())?;
+            self.aborting = true;
+            // Event requests are held here and nowhere else.
+            let held = match &mut self.state {
+                State::Admin(admin) => admin.aers.abort(cid),
+                _ => false,
+            };
+            if !held {
+                return Some(cid);
+            }
+        }
+    }
+
+    /// A command that the host wanted aborted has ended, or cannot be.
+    pub fn not_aborted(&mut self, cid: u16) {
+        self.abort_ends(cid, false);
+    }
+
+    fn abort_ends(&mut self, cid: u16, aborted: bool) {
+        let Some(shared) = self.controller().cloned() else {
+            return;
+        };
+        let qid = self.queue.qid();
+        let mut aborts = shared.aborts();
+        let awaited = aborts.ended(qid, cid, aborted);
+        self.aborting = aborts.any_of(qid);
+        drop(aborts);
+        if awaited {
+            shared.wake(0);
         }
     }
 
@@ -155,6 +200,9 @@ impl QueueSession {
     pub fn tick(&mut self, now: Instant) -> Option<CloseReason> {
         if let Some(reason) = self.over() {
             return Some(reason);
+        }
+        if let State::Admin(admin) = &self.state {
+            admin.shared().aborts().expire(now);
         }
         match self.controller() {
             Some(shared) if shared.is_silent(now) => {
@@ -173,6 +221,10 @@ impl QueueSession {
     pub fn deadline(&self) -> Option<Instant> {
         match (&self.state, self.controller()) {
             (State::Closed, _) => None,
+            (State::Admin(_), Some(shared)) => {
+                let abort = shared.aborts().deadline();
+                shared.silence_deadline().into_iter().chain(abort).min()
+            }
             (_, Some(shared)) => shared.silence_deadline(),
             (_, None) => Some(self.opened + CONNECT_TIMEOUT),
         }

@@ -137,6 +137,9 @@ pub enum Refusal {
     /// More Asynchronous Event Requests than AERL.
     #[error("too many asynchronous event requests are outstanding")]
     AerLimit,
+    /// More Abort commands than ACL.
+    #[error("too many Abort commands are outstanding")]
+    AbortLimit,
     /// Connect in a format that is not known.
     #[error("Connect has record format {0}; only 0 is known")]
     ConnectFormat(u16),
@@ -175,7 +178,11 @@ impl Refusal {
     pub fn status(&self) -> Status {
         let retry_is_useless = !matches!(
             self,
-            Self::ConnectBusy | Self::ConnectNoController(_) | Self::AerLimit | Self::NotReady
+            Self::ConnectBusy
+                | Self::ConnectNoController(_)
+                | Self::AerLimit
+                | Self::AbortLimit
+                | Self::NotReady
         );
         let status = match self {
             Self::Opcode(_) | Self::FabricsType(_) => Status::INVALID_OPCODE,
@@ -197,6 +204,7 @@ impl Refusal {
             Self::FeatureNotChangeable(_) => Status::FEATURE_NOT_CHANGEABLE,
             Self::FeatureNotNamespaceSpecific(_) => Status::FEATURE_NOT_NAMESPACE_SPECIFIC,
             Self::AerLimit => Status::AER_LIMIT_EXCEEDED,
+            Self::AbortLimit => Status::ABORT_LIMIT_EXCEEDED,
             Self::ConnectFormat(_) => Status::CONNECT_INCOMPATIBLE_FORMAT,
             Self::ConnectField { .. } | Self::ConnectName { .. } | Self::ConnectNoController(_) => {
                 Status::CONNECT_INVALID_PARAMETERS

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use sidelane_nvme::spec::HostId;
 
+use super::aborts::Aborts;
 use super::error_log::ErrorLog;
 use super::lock;
 use super::qids::QidSet;
@@ -58,6 +59,7 @@ pub struct ControllerShared {
     events: AtomicU32,
     changed: Mutex<BTreeSet<u32>>,
     errors: Mutex<ErrorLog>,
+    aborts: Mutex<Aborts>,
     wakers: Mutex<Vec<(u16, Waker)>>,
 }
 
@@ -75,6 +77,7 @@ impl ControllerShared {
             events: AtomicU32::new(0),
             changed: Mutex::default(),
             errors: Mutex::default(),
+            aborts: Mutex::default(),
             wakers: Mutex::default(),
         }
     }
@@ -169,13 +172,21 @@ impl ControllerShared {
     pub fn detach(&self, qid: u16) {
         lock(&self.wakers).retain(|(of, _)| *of != qid);
         self.qids.release(qid);
+        if self.aborts().queue_gone(qid) {
+            self.wake(0);
+        }
     }
 
     /// Something happened that the host may want to hear of.
     pub fn raise(&self, event: Event) {
         self.events.fetch_or(event.bit(), Ordering::AcqRel);
-        for (qid, waker) in lock(&self.wakers).iter() {
-            if *qid == 0 {
+        self.wake(0);
+    }
+
+    /// Wakes the owner of a queue.
+    pub fn wake(&self, qid: u16) {
+        for (of, waker) in lock(&self.wakers).iter() {
+            if *of == qid {
                 waker.wake_by_ref();
             }
         }
@@ -210,6 +221,11 @@ impl ControllerShared {
     /// The error log of the controller.
     pub fn errors(&self) -> MutexGuard<'_, ErrorLog> {
         lock(&self.errors)
+    }
+
+    /// The outstanding Abort commands.
+    pub fn aborts(&self) -> MutexGuard<'_, Aborts> {
+        lock(&self.aborts)
     }
 
     fn wake_all(&self) {

@@ -13,6 +13,7 @@
     reason = "the reserved fields of wire types are private, so that they stay zero"
 )]
 
+mod aborts;
 mod controller;
 mod discovery;
 mod error_log;
@@ -24,6 +25,7 @@ mod target;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use aborts::{ABORT_LIMIT, ABORT_PATIENCE, Aborts, TooManyAborts};
 pub use controller::{ControllerShared, Event, HostIdentity};
 pub use discovery::{Listener, Portal};
 pub use error_log::{ERROR_LOG_LEN, ErrorLog};

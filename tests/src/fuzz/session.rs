@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use sidelane::session::{CloseReason, Completion, IoOp, QueueSession, Step, dsm_ranges};
-use sidelane_nvme::spec::{CNTLID_DYNAMIC, DISCOVERY_NQN, Fuse, Psdt, SQE_LEN, Sqe};
+use sidelane_nvme::spec::{CNTLID_DYNAMIC, DISCOVERY_NQN, Fuse, Psdt, SQE_LEN, Sqe, Status};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::input::Input;
@@ -71,6 +71,16 @@ impl Line {
     }
 
     fn poll(&mut self) {
+        while let Some(cid) = self.session.poll_abort() {
+            match self.running.iter().position(|running| *running == cid) {
+                Some(at) => {
+                    self.running.swap_remove(at);
+                    self.complete(cid, Completion::of(Status::ABORT_REQUESTED));
+                }
+                None => self.session.not_aborted(cid),
+            }
+        }
+        while let Some(_forgotten) = self.session.poll_forgotten() {}
         while let Some((cid, completion)) = self.session.poll_async() {
             self.complete(cid, completion);
         }
@@ -172,6 +182,11 @@ pub fn session(bytes: &[u8]) {
         if ended.is_some() {
             line.close(&served);
         }
+        // Whoever was woken, and the admin queue for what has ended elsewhere.
+        for line in lines.iter_mut().rev() {
+            line.poll();
+        }
+        let line = &lines[usize::from(action & 3)];
         let outstanding = line.session.queue().outstanding();
         assert!(outstanding as usize >= line.running.len());
         assert!(outstanding <= line.session.queue().entries());

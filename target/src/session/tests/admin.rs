@@ -146,16 +146,6 @@ fn every_opcode_that_is_not_supported_is_an_invalid_opcode() {
 }
 
 #[test]
-fn abort_says_that_it_did_not() {
-    let lab = Lab::new();
-    let outcome = lab.controller().send(admin(AdminOpcode::Abort, 0), &[], 0);
-    assert_eq!(
-        (outcome.status(), outcome.cqe.unwrap().dw0.get()),
-        (Status::SUCCESS, 1)
-    );
-}
-
-#[test]
 fn identify_answers_what_there_is_and_names_what_there_is_not() {
     let lab = Lab::new();
     let mut host = lab.controller();

@@ -1,5 +1,6 @@
 //! The session core driven directly, by a small host with a clock of its own.
 
+mod aborts;
 mod admin;
 mod association;
 mod connect;

@@ -178,11 +178,20 @@ impl Line {
 
     /// Held commands are answered once each, or forgotten by a reset.
     fn poll(&mut self) {
+        while let Some(cid) = self.session.poll_abort() {
+            match self.running.iter().position(|running| *running == cid) {
+                Some(at) => {
+                    self.running.swap_remove(at);
+                    self.complete(cid, Completion::of(Status::ABORT_REQUESTED));
+                }
+                None => self.session.not_aborted(cid),
+            }
+        }
         while let Some((cid, completion)) = self.session.poll_async() {
             assert!(self.held.remove(&cid), "{cid} was not held");
             self.complete(cid, completion);
         }
-        assert!(self.held.len() <= 4 || !self.open);
+        assert!(self.held.len() <= 8 || !self.open);
     }
 
     fn close(&mut self) {
