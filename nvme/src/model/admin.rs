@@ -22,7 +22,9 @@ impl State {
             AdminOpcode::DeleteIoSq => {
                 let qid = DeleteIoQueue::from(*sqe).qid.get();
                 let known = qid != 0 && self.sqs.remove(&qid).is_some();
-                self.waiting.forget_queue(qid);
+                if known {
+                    self.waiting.forget_queue(qid);
+                }
                 known
                     .then_some(Outcome::Done(0))
                     .ok_or(Status::INVALID_QUEUE_ID)

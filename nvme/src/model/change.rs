@@ -78,9 +78,13 @@ impl ModelController {
     }
 
     /// The controller is on the bus again, as after power-on, with its data. It
-    /// is that one which had vanished: the same address and serial number.
+    /// is that one which had vanished: the same address and serial number. One
+    /// that has not vanished is left as it is.
     pub fn reappear(&self) {
         let mut state = self.state();
+        if !state.health.is(Broken::Vanished) {
+            return;
+        }
         state.health.remove(|broken| broken == Broken::Vanished);
         state.set_gone(false);
         state.power_on();

@@ -195,8 +195,11 @@ impl State {
         }
     }
 
-    /// Tells of completions that were posted.
+    /// Tells of completions that were posted. An interrupt is a write to memory.
     pub(super) fn interrupt(&mut self) {
+        if self.dma.cut_off || self.dma.gone {
+            self.interrupts.clear();
+        }
         while let Some(vector) = self.interrupts.pop_first() {
             if let Some(event) = self.vectors.get(usize::from(vector)) {
                 // An eventfd refuses only when it is full, and is readable then.

@@ -250,3 +250,125 @@ fn a_controller_that_vanishes_is_gone_and_touches_nothing() {
     let mut queue = controller.create_io_queue_pair(8).unwrap();
     assert!(run(&mut queue, IoCommand::Flush { nsid: 1 }).is_success());
 }
+
+/// A region of the same bus that nothing was told to touch.
+fn foreign(stage: &Stage) -> Region {
+    let region = host(&stage.bench.bus, 64 << 10);
+    region.view().write(0, &[0xee; 64 << 10]).unwrap();
+    region
+}
+
+#[rstest]
+#[case(true)]
+#[case(false)]
+fn dma_outside_of_what_was_named_fails_and_touches_nobody(#[case] write: bool) {
+    let mut stage = Stage::new();
+    let others = foreign(&stage);
+    let before = pattern(3, 64 << 10);
+    stage.data.view().write(0, &before).unwrap();
+    let armed = stage.model().inject(Matcher::any_io(), Fault::DmaOutside);
+    stage.model().restart_record(true);
+    let data = DataPointer {
+        region: &stage.data,
+        offset: 0,
+        len: 32 << 10,
+    };
+    let (nsid, slba, blocks) = (1, 0, 64);
+    let command = match write {
+        true => IoCommand::Write {
+            nsid,
+            slba,
+            blocks,
+            data,
+            fua: false,
+        },
+        false => IoCommand::Read {
+            nsid,
+            slba,
+            blocks,
+            data,
+        },
+    };
+    let status = run(&mut stage.queue, command);
+    assert!(status.same_code(Status::DATA_TRANSFER_ERROR), "{status}");
+    assert_eq!(armed.fired(), 1);
+    let touched = stage.model().touched();
+    assert!(touched.faults > 0);
+    assert_eq!(touched.payload, crate::model::PayloadBytes::default());
+    assert_eq!(bytes_of(&stage.data, 0, 64 << 10), before);
+    assert_eq!(bytes_of(&others, 0, 64 << 10), [0xee; 64 << 10]);
+    let mut media = vec![1; 32 << 10];
+    stage.model().read_media(1, 0, &mut media).unwrap();
+    assert_eq!(media, [0; 32 << 10]);
+    assert!(run(&mut stage.queue, command).is_success());
+}
+
+#[rstest]
+#[case(0)]
+#[case(4096 * 8 + 5)]
+#[case(u64::MAX)]
+fn corrupt_data_differs_in_one_bit_and_the_command_succeeds(#[case] seed: u64) {
+    let mut stage = Stage::new();
+    let good = pattern(9, 8192);
+    stage.data.view().write(0, &good).unwrap();
+    let data = DataPointer {
+        region: &stage.data,
+        offset: 0,
+        len: 8192,
+    };
+    let (nsid, slba, blocks) = (1, 16, 16);
+    let write = IoCommand::Write {
+        nsid,
+        slba,
+        blocks,
+        data,
+        fua: false,
+    };
+    let read = IoCommand::Read {
+        nsid,
+        slba,
+        blocks,
+        data,
+    };
+    let model = stage.bench.near.clone();
+    let differing = |bytes: &[u8]| -> u32 {
+        let pairs = bytes.iter().zip(&good);
+        pairs.map(|(one, other)| (one ^ other).count_ones()).sum()
+    };
+    assert!(run(&mut stage.queue, write).is_success());
+    model.inject(Matcher::io(NvmOpcode::Read), Fault::Corrupt(seed));
+    for wrong in [1, 0] {
+        assert!(run(&mut stage.queue, read).is_success());
+        assert_eq!(differing(&bytes_of(&stage.data, 0, 8192)), wrong);
+    }
+    model.inject(Matcher::io(NvmOpcode::Write), Fault::Corrupt(seed));
+    assert!(run(&mut stage.queue, write).is_success());
+    let mut media = vec![0; 8192];
+    model.read_media(1, 8192, &mut media).unwrap();
+    assert_eq!(differing(&media), 1);
+}
+
+#[rstest]
+#[case::never_ready(Broken::NeverReady, "to become ready")]
+#[case::never_idle(Broken::NeverIdle, "to become idle")]
+fn a_controller_that_does_not_change_its_state_is_waited_for_with_an_end(
+    #[case] broken: Broken,
+    #[case] words: &str,
+) {
+    let mut stage = Stage::new();
+    stage.model().break_down(broken);
+    let error = stage.controller.restart().unwrap_err();
+    assert!(matches!(error, DriverError::Timeout { .. }), "{error}");
+    assert!(error.to_string().contains(words), "{error}");
+    // Nothing that it does now reaches memory.
+    let memory = stage.queue.memory()[1].clone();
+    let before = bytes_of(&memory, 0, memory.len());
+    stage.read(0);
+    stage.model().release();
+    while stage.model().step() {}
+    assert_eq!(bytes_of(&memory, 0, memory.len()), before);
+    stage.model().repair();
+    stage.controller.restart().unwrap();
+    let mut queue = stage.controller.create_io_queue_pair(8).unwrap();
+    assert!(run(&mut queue, IoCommand::Flush { nsid: 1 }).is_success());
+}

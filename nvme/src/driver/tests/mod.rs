@@ -2,6 +2,7 @@
 
 mod cmb;
 mod faults;
+mod faults_recovery;
 mod io;
 mod open;
 mod queue;
