@@ -35,6 +35,8 @@ mod registers;
 mod shadow;
 mod state;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod touch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -155,7 +155,7 @@ enum Step {
     Ring,
     Poll,
     Release,
-    Step,
+    Once,
     Abort,
     Restart,
     Halt,
@@ -204,7 +204,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Ring),
         4 => Just(Step::Poll),
         1 => Just(Step::Release),
-        1 => Just(Step::Step),
+        1 => Just(Step::Once),
         1 => Just(Step::Abort),
         1 => Just(Step::Restart),
         1 => Just(Step::Halt),
@@ -315,7 +315,7 @@ impl Life {
             Step::Ring => self.queue.iter_mut().for_each(IoQueuePair::ring),
             Step::Poll => self.poll(),
             Step::Release => drop(model.release()),
-            Step::Step => drop(model.step()),
+            Step::Once => drop(model.step()),
             Step::Abort => {
                 let (queue, tag) = (self.queue.as_ref(), self.out.first());
                 if let (Some(queue), Some(tag)) = (queue, tag)
