@@ -83,6 +83,20 @@ impl<B: Backing> Device<B> {
         }
     }
 
+    /// I/O queue pairs that have doorbells in BAR 0, at least one.
+    pub(super) fn queue_pairs_in_bar(&self) -> Result<u16, DriverError> {
+        let room = self.backing.bar_info(0)?.len as u64;
+        let stride = 8 << self.cap.dstrd();
+        // The first pair is the admin queue's.
+        let pairs = room.saturating_sub(offset::DOORBELLS.into()) / stride;
+        match u16::try_from(pairs.saturating_sub(1)).unwrap_or(u16::MAX) {
+            0 => Err(self.unsupported(format!(
+                "its BAR 0 of {room:#x} bytes has no room for the doorbells of an I/O queue, {stride} bytes for each pair (CAP.DSTRD)"
+            ))),
+            pairs => Ok(pairs),
+        }
+    }
+
     /// Refuses a controller whose capabilities are not those that were read.
     pub(super) fn same_capabilities(&self) -> Result<(), DriverError> {
         let now = Cap::from_raw(self.backing.read64(offset::CAP));

@@ -30,6 +30,7 @@ pub(super) struct Known {
 pub(super) fn open<B: Backing>(backing: Arc<B>, options: Options) -> Result<Inner<B>, DriverError> {
     let device = Device::new(backing)?;
     supported(&device)?;
+    device.queue_pairs_in_bar()?;
     device.disable()?;
     let cancel = Arc::new(AtomicBool::new(false));
     let mut admin = AdminQueue::new(&device, options.admin_timeout, Arc::clone(&cancel))?;
@@ -144,7 +145,8 @@ fn set_feature<B: Backing>(
     admin.execute(device, name, command.into())
 }
 
-/// Asks for so many I/O queue pairs, and gives how many there may be.
+/// Asks for so many I/O queue pairs, and gives how many there may be: not more
+/// than have doorbells.
 fn number_of_queues<B: Backing>(
     device: &Device<B>,
     admin: &mut AdminQueue,
@@ -159,7 +161,8 @@ fn number_of_queues<B: Backing>(
     let fid = FeatureId::NumberOfQueues;
     let given = set_feature(device, admin, name, fid, asked.raw())?;
     let given = NumberOfQueues::from_raw(given as u32);
-    Ok(given.submission_z().min(given.completion_z()).min(wanted_z) + 1)
+    let given_z = given.submission_z().min(given.completion_z()).min(wanted_z);
+    Ok(device.queue_pairs_in_bar()?.min(given_z + 1))
 }
 
 /// Says which events are wanted, as far as they are offered (5.27.1.9). A
