@@ -17,10 +17,16 @@ use crate::spec::{
 
 /// Between two looks at a register.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
-/// Added to what the controller says it needs: clocks differ, and so do readings.
-const GRACE: Duration = Duration::from_millis(500);
-/// Shutdown, when the controller names no time of its own.
+/// Added to what the controller says it needs: clocks differ, and so do
+/// readings. The model has no clock.
+const GRACE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
+/// The longest wait for a change of CSTS.RDY, whatever the controller says that
+/// it needs: CRTO can say nine hours.
+const READY_MAX: Duration = Duration::from_secs(300);
+/// Shutdown, when the controller names no time of its own, and the longest wait
+/// when it does: RTD3E can say an hour.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Device<B> {
     pub(super) backing: Arc<B>,
@@ -44,7 +50,7 @@ impl<B: Backing> Device<B> {
             let crto = Crto::from_raw(backing.read32(offset::CRTO));
             units = units.max(u32::from(crto.with_media()));
         }
-        let ready_limit = Duration::from_millis(500) * units + GRACE;
+        let ready_limit = (Duration::from_millis(500) * units).min(READY_MAX) + GRACE;
         Ok(Self {
             backing,
             address,
@@ -191,7 +197,7 @@ impl<B: Backing> Device<B> {
         let limit = if entry_limit.is_zero() {
             SHUTDOWN_LIMIT
         } else {
-            entry_limit + GRACE
+            entry_limit.min(SHUTDOWN_MAX) + GRACE
         };
         let done = |csts: Csts| csts.shst() == ShutdownStatus::Complete;
         self.wait("to shut down", limit, true, done)

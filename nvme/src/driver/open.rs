@@ -192,7 +192,7 @@ fn configure_events<B: Backing>(
 }
 
 /// Whether a volatile write cache that is there is in use; yes if it does not say.
-fn cache_enabled<B: Backing>(
+pub(super) fn cache_enabled<B: Backing>(
     device: &Device<B>,
     admin: &mut AdminQueue,
 ) -> Result<bool, DriverError> {

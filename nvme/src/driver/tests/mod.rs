@@ -1,11 +1,15 @@
 //! The driver, run against the model.
 
 mod cmb;
+mod events;
 mod faults;
 mod faults_recovery;
 mod io;
+mod liar;
 mod open;
 mod queue;
+mod random;
+mod rescan;
 mod restart;
 
 use sidelane_p2p::provider::{CmbProvider, Provider};
@@ -64,6 +68,15 @@ impl Bench {
 
 pub(super) fn open(model: &ModelController) -> Controller<ModelBacking> {
     Controller::open(model.backing(), Options::default()).unwrap()
+}
+
+/// Opens with a short limit for admin commands.
+pub(super) fn open_impatiently(model: &ModelController) -> Controller<ModelBacking> {
+    let options = Options {
+        admin_timeout: Duration::from_millis(50),
+        ..Options::default()
+    };
+    Controller::open(model.backing(), options).unwrap()
 }
 
 /// The controller's memory buffer as a region that all of the bus can reach.

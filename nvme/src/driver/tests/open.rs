@@ -1,13 +1,7 @@
 //! Opening, identifying, shutting down.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use sidelane_p2p::provider::BarOwner;
-use sidelane_p2p::vfio::BarInfo;
-use sidelane_p2p::{DmaError, DmaSpace};
-
+use super::liar::Liar;
 use super::*;
-use crate::BackingError;
 use crate::model::ModelNamespace;
 
 #[test]
@@ -110,94 +104,25 @@ fn without_interrupts_there_is_no_eventfd() {
     );
 }
 
-/// A backing with registers that a test makes up.
-struct Odd {
-    real: ModelBacking,
-    csts: Option<u32>,
-    cap: Option<u64>,
-    writes_of_cc: AtomicU32,
-}
-
-impl Odd {
-    fn new(csts: Option<u32>, cap: Option<u64>) -> Self {
-        let real = ModelController::new(&ModelBus::new(), ModelOptions::default()).backing();
-        Self {
-            real,
-            csts,
-            cap,
-            writes_of_cc: AtomicU32::new(0),
-        }
-    }
-}
-
-impl BarOwner for Odd {
-    fn address(&self) -> PciAddress {
-        self.real.address()
-    }
-
-    fn bar_region(
-        &self,
-        name: &str,
-        bar: u8,
-        range: std::ops::Range<usize>,
-    ) -> Result<Region, DmaError> {
-        self.real.bar_region(name, bar, range)
-    }
-}
-
-impl Backing for Odd {
-    fn read32(&self, at: u32) -> u32 {
-        let told = self.csts.filter(|_| at == offset::CSTS);
-        told.unwrap_or_else(|| self.real.read32(at))
-    }
-
-    fn read64(&self, at: u32) -> u64 {
-        self.cap
-            .filter(|_| at == offset::CAP)
-            .unwrap_or_else(|| self.real.read64(at))
-    }
-
-    fn write32(&self, at: u32, value: u32) {
-        if at == offset::CC {
-            self.writes_of_cc.fetch_add(1, Ordering::Relaxed);
-        }
-        self.real.write32(at, value);
-    }
-
-    fn write64(&self, at: u32, value: u64) {
-        self.real.write64(at, value);
-    }
-
-    fn space(&self) -> &dyn DmaSpace {
-        self.real.space()
-    }
-
-    fn bar_info(&self, bar: u8) -> Result<BarInfo, BackingError> {
-        self.real.bar_info(bar)
-    }
-
-    fn interrupts(&self, count: usize) -> Result<Vec<OwnedFd>, BackingError> {
-        self.real.interrupts(count)
-    }
-
-    fn set_dma(&self, on: bool) -> Result<(), BackingError> {
-        self.real.set_dma(on)
-    }
-
-    fn quiesce(&self) {
-        self.real.quiesce();
-    }
+/// A controller that shows these values, where there are some.
+fn odd(csts: Option<u32>, cap: Option<u64>) -> Liar {
+    Liar::new().seen(move |at, value| match at {
+        offset::CSTS => csts.map_or(value, u64::from),
+        offset::CAP => cap.unwrap_or(value),
+        _ => value,
+    })
 }
 
 #[rstest::rstest]
-#[case::gone_from_the_start(Odd::new(None, Some(u64::MAX)), "does not answer")]
-#[case::gone_at_reset(Odd::new(Some(u32::MAX), None), "does not answer")]
-#[case::never_idle(Odd::new(Some(1), Some(1023 | 1 << 37)), "idle after a reset")]
-#[case::never_ready(Odd::new(Some(0), Some(1023 | 1 << 37)), "become ready")]
-#[case::fatal(Odd::new(Some(2), Some(1023 | 1 << 37)), "CSTS.CFS")]
-#[case::no_command_set(Odd::new(None, Some(1023)), "no I/O command set")]
-#[case::large_pages(Odd::new(None, Some(1023 | 1 << 37 | 1 << 48)), "4 KiB")]
-fn a_controller_that_cannot_be_used_is_refused_in_words(#[case] odd: Odd, #[case] words: &str) {
+#[case::gone_from_the_start(odd(None, Some(u64::MAX)), "does not answer")]
+#[case::gone_at_reset(odd(Some(u32::MAX), None), "does not answer")]
+#[case::never_idle(odd(Some(1), Some(1023 | 1 << 37)), "idle after a reset")]
+#[case::never_ready(odd(Some(0), Some(1023 | 1 << 37)), "become ready")]
+#[case::fatal(odd(Some(2), Some(1023 | 1 << 37)), "CSTS.CFS")]
+#[case::no_command_set(odd(None, Some(1023)), "no I/O command set")]
+#[case::no_room_for_doorbells(odd(None, Some(1023 | 1 << 37 | 15 << 32)), "CAP.DSTRD")]
+#[case::large_pages(odd(None, Some(1023 | 1 << 37 | 1 << 48)), "4 KiB")]
+fn a_controller_that_cannot_be_used_is_refused_in_words(#[case] odd: Liar, #[case] words: &str) {
     let error = Controller::open(odd, Options::default())
         .err()
         .unwrap()

@@ -1,7 +1,10 @@
 //! Halting and restarting.
 
+use std::sync::atomic::AtomicBool;
+
+use super::liar::Liar;
 use super::*;
-use crate::model::ModelNamespace;
+use crate::model::{Broken, Fault, Matcher, ModelNamespace};
 
 fn read_block<'a>(region: &'a Region, slba: u64) -> IoCommand<'a> {
     let data = DataPointer {
@@ -99,11 +102,7 @@ fn a_queue_pair_made_before_a_shutdown_tells_the_controller_nothing_more() {
 #[test]
 fn an_unanswered_admin_command_is_got_over_by_a_restart() {
     let bench = Bench::with_cmbs();
-    let options = Options {
-        admin_timeout: Duration::from_millis(50),
-        ..Options::default()
-    };
-    let controller = Controller::open(bench.near.backing(), options).unwrap();
+    let controller = open_impatiently(&bench.near);
     bench.near.set_defer(true);
     assert!(matches!(
         controller.smart_log(),
@@ -189,4 +188,109 @@ fn a_rescan_of_what_has_not_changed_says_nothing() {
     let controller = open(&bench.near);
     assert_eq!(controller.rescan().unwrap(), []);
     assert_eq!(controller.namespaces().len(), 3);
+}
+
+/// Breaks a controller; then a restart fails, or not.
+#[rstest::rstest]
+#[case::stopped(Broken::Stopped, false, None)]
+#[case::fatal(Broken::Fatal, false, None)]
+#[case::fatal_for_good(Broken::Fatal, true, Some("CSTS.CFS"))]
+#[case::never_idle(Broken::NeverIdle, false, Some("idle after a reset"))]
+#[case::never_ready(Broken::NeverReady, false, Some("become ready"))]
+#[case::stopped_for_good(Broken::Stopped, true, Some("Identify Controller"))]
+fn a_broken_controller_is_stopped_and_comes_back_when_it_can(
+    #[case] broken: Broken,
+    #[case] for_good: bool,
+    #[case] words: Option<&str>,
+) {
+    let bench = Bench::with_cmbs();
+    let controller = open_impatiently(&bench.near);
+    let mut queue = controller.create_io_queue_pair(4).unwrap();
+    let region = host(&bench.bus, 512);
+    bench.near.inject(Matcher::any_io(), Fault::Hold);
+    queue.submit(read_block(&region, 0), 1).unwrap();
+    queue.ring();
+    match for_good {
+        true => bench.near.break_for_good(broken),
+        false => bench.near.break_down(broken),
+    }
+    controller.halt().unwrap();
+    // It touches nothing more, though all of it is gone.
+    drop((queue, region));
+    let before = bench.near.touched();
+    bench.near.release();
+    while bench.near.step() {}
+    assert_eq!(bench.near.touched().payload, before.payload);
+
+    let restarted = controller.restart();
+    match words {
+        None => restarted.unwrap(),
+        Some(words) => {
+            let error = restarted.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+            assert!(matches!(
+                controller.smart_log(),
+                Err(DriverError::Halted { .. })
+            ));
+            bench.near.repair();
+            controller.restart().unwrap();
+        }
+    }
+    let region = host(&bench.bus, 512);
+    let mut queue = controller.create_io_queue_pair(4).unwrap();
+    assert!(run(&mut queue, read_block(&region, 0)).is_success());
+}
+
+#[test]
+fn a_controller_that_is_gone_can_be_neither_halted_nor_restarted_until_it_is_back() {
+    let bench = Bench::with_cmbs();
+    let controller = open(&bench.near);
+    let queue = controller.create_io_queue_pair(4).unwrap();
+    bench.near.vanish();
+    for gone in [controller.halt(), controller.restart()] {
+        assert!(matches!(gone, Err(DriverError::Gone { .. })), "{gone:?}");
+    }
+    drop(queue);
+    bench.near.reappear();
+    controller.restart().unwrap();
+    controller.create_io_queue_pair(4).unwrap();
+}
+
+#[test]
+fn rings_of_a_queue_pair_that_was_not_deleted_are_given_back_by_a_halt() {
+    let bench = Bench::with_cmbs();
+    let controller = open_impatiently(&bench.near);
+    let queue = controller.create_io_queue_pair(4).unwrap();
+    let ring = queue.memory()[0].iova();
+    bench.near.break_down(Broken::Stopped);
+    assert!(matches!(queue.delete(), Err(DriverError::Timeout { .. })));
+    let far = open(&bench.far);
+    let mut witness = far.create_io_queue_pair(4).unwrap();
+    let mut answers = || {
+        let view = sidelane_p2p::MemView::anonymous(512);
+        let host = sidelane_p2p::Placement::Host;
+        let region = Region::new("ring", host, ring, view, Box::new(()));
+        run(&mut witness, read_block(&region, 0)).is_success()
+    };
+    assert!(answers());
+    controller.halt().unwrap();
+    assert!(!answers());
+}
+
+#[test]
+fn another_controller_in_the_same_place_is_refused() {
+    let other = Arc::new(AtomicBool::new(false));
+    let lies = Arc::clone(&other);
+    let liar = Liar::new().forging(move |data| {
+        if lies.load(Ordering::Relaxed) {
+            // SN of Identify Controller.
+            data.view().write(4, b"OTHER               ").unwrap();
+        }
+    });
+    let controller = Controller::open(liar, Options::default()).unwrap();
+    controller.restart().unwrap();
+    other.store(true, Ordering::Relaxed);
+    let error = controller.restart().unwrap_err().to_string();
+    assert!(error.contains("serial number OTHER"), "{error}");
+    assert!(controller.smart_log().is_err());
 }
