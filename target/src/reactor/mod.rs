@@ -301,6 +301,10 @@ impl Reactor {
     /// happened.
     fn round(&mut self, now: Instant) -> bool {
         let mut progress = false;
+        // Before anything is polled: a target that was stopped for a while wakes
+        // with commands and data of hosts that have given it up meanwhile. Those
+        // reach no SSD any more, behind what a host writes when it is back.
+        self.tick(now);
         for port in 0..self.ports.len() {
             progress |= self.poll_port(port, now);
         }

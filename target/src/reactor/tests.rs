@@ -26,6 +26,12 @@ const SLOTS: usize = 64;
 /// The one queue pair.
 const QP: QpNumber = QpNumber(7);
 
+/// The one connection.
+const KEY: ConnKey = ConnKey {
+    manager: 0,
+    id: ConnId(1),
+};
+
 /// How long anything may take that is to happen soon.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -203,6 +209,15 @@ struct Rig {
 /// A reactor with one adapter and nothing to serve.
 fn rig() -> Rig {
     let script = Script::new();
+    let (spec, reports) = spec(&script);
+    Rig {
+        script,
+        reactor: ReactorHandle::start(spec).unwrap(),
+        reports,
+    }
+}
+
+fn spec(script: &Script) -> (ReactorSpec, UnboundedReceiver<FromReactor>) {
     let caps = NicCaps {
         name: "scripted".to_owned(),
         max_sge: 4,
@@ -218,7 +233,7 @@ fn rig() -> Rig {
         caps,
     };
     let (sender, reports) = unbounded_channel();
-    let reactor = ReactorHandle::start(ReactorSpec {
+    let spec = ReactorSpec {
         core: 0,
         nics: vec![NicSpec {
             nic: Box::new(nic),
@@ -231,57 +246,60 @@ fn rig() -> Rig {
         in_capsule: 0,
         counters: ReactorCounters::new(0, 0, 0),
         reports: sender,
-    });
-    Rig {
-        script,
-        reactor: reactor.unwrap(),
-        reports,
-    }
+    };
+    (spec, reports)
+}
+
+/// A connection of 8 commands that a host asks for now; the other end says when
+/// it is up.
+fn asked(
+    now: Instant,
+) -> (
+    NewConnection,
+    oneshot::Receiver<Result<QpNumber, NotOpened>>,
+) {
+    let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let session = QueueSession::new(
+        Target::new("1", "Sidelane", "1").unwrap(),
+        Portal {
+            address: SocketAddr::new(here, 4420),
+        },
+        Waker::noop().clone(),
+        now,
+    );
+    let (reply, answer) = oneshot::channel();
+    let new = NewConnection {
+        key: KEY,
+        nic: 0,
+        attrs: QpAttrs {
+            local: here,
+            remote: Ipv4Addr::new(192, 0, 2, 9).into(),
+            remote_qpn: 1,
+            sq_psn: 0,
+            rq_psn: 0,
+            path_mtu: 1024,
+            max_rd_atomic: 1,
+            max_dest_rd_atomic: 1,
+            timeout: 14,
+            retry_count: 7,
+            rnr_retry: 7,
+            min_rnr_timer: 12,
+            vector: AddressVector::default(),
+        },
+        depth: 8,
+        session,
+        reply,
+    };
+    (new, answer)
 }
 
 impl Rig {
     /// A connection of 8 commands, up.
     fn connect(&self) -> ConnKey {
-        let key = ConnKey {
-            manager: 0,
-            id: ConnId(1),
-        };
-        let here = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let session = QueueSession::new(
-            Target::new("1", "Sidelane", "1").unwrap(),
-            Portal {
-                address: SocketAddr::new(here, 4420),
-            },
-            Waker::noop().clone(),
-            Instant::now(),
-        );
-        let (reply, answer) = oneshot::channel();
-        self.reactor
-            .mailbox
-            .send(ToReactor::Open(Box::new(NewConnection {
-                key,
-                nic: 0,
-                attrs: QpAttrs {
-                    local: here,
-                    remote: Ipv4Addr::new(192, 0, 2, 9).into(),
-                    remote_qpn: 1,
-                    sq_psn: 0,
-                    rq_psn: 0,
-                    path_mtu: 1024,
-                    max_rd_atomic: 1,
-                    max_dest_rd_atomic: 1,
-                    timeout: 14,
-                    retry_count: 7,
-                    rnr_retry: 7,
-                    min_rnr_timer: 12,
-                    vector: AddressVector::default(),
-                },
-                depth: 8,
-                session,
-                reply,
-            })));
+        let (new, answer) = asked(Instant::now());
+        self.reactor.mailbox.send(ToReactor::Open(Box::new(new)));
         assert_eq!(answer.blocking_recv().unwrap(), Ok(QP));
-        key
+        KEY
     }
 
     fn count(&self) -> NicCounts {
@@ -349,4 +367,34 @@ fn a_reactor_that_sleeps_tells_what_it_has_counted_and_whose_queue_pairs_it_has(
     assert_eq!(pair.remote, IpAddr::from(Ipv4Addr::new(192, 0, 2, 9)));
     assert_eq!(pair.counts, [("packets_in".into(), 2)]);
     assert!(pair.queue.is_none(), "no Connect has come");
+}
+
+/// Stopped, or without a core for a while: what has come meanwhile is from a
+/// host that has given its association up.
+#[rstest::rstest]
+#[case::in_time(Duration::from_secs(29), 1)]
+#[case::too_late(Duration::from_secs(31), 0)]
+fn a_reactor_that_did_not_run_looks_at_the_time_before_it_takes_commands(
+    #[case] asleep: Duration,
+    #[case] commands: u64,
+) {
+    let script = Script::new();
+    let (spec, _reports) = spec(&script);
+    let (mailbox, inbox) = mailbox().unwrap();
+    let mut reactor = Reactor::new(spec, inbox).unwrap();
+    let begin = Instant::now();
+    let (new, mut answer) = asked(begin);
+    mailbox.send(ToReactor::Open(Box::new(new)));
+    reactor.round(begin);
+    reactor.round(begin);
+    assert_eq!(answer.try_recv().unwrap(), Ok(QP));
+    reactor.round(begin);
+    // 30 s are the time that a host has for Connect.
+    script.receive(WcOp::Recv, 3);
+    reactor.round(begin + asleep);
+    assert_eq!(reactor.counters.commands.get(), commands);
+    assert!(
+        script.state().errored,
+        "too short for a command, or too late"
+    );
 }

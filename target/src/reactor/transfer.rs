@@ -201,6 +201,12 @@ impl Reactor {
     /// A request's data is there: in its buffer, or in its capsule.
     pub(super) fn fetched(&mut self, slot: usize, now: Instant) {
         let request = &self.requests[slot];
+        let connection = self.connections.get(request.conn);
+        if connection.is_none_or(|connection| connection.closing.is_some()) {
+            // Too late for it to be executed; its buffer stays until the queue
+            // pair is gone.
+            return;
+        }
         if request.aborted {
             self.give_up(slot, now);
             return;
