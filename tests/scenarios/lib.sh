@@ -67,7 +67,7 @@ configure() {
 
 # target_start [ARGUMENT...]: the target in namespace tgt; returns when it listens.
 target_start() {
-    ip netns exec tgt sidelane --log info serve --config "$config" "$@" >>"$log/target" 2>&1 &
+    ip netns exec tgt sidelane --log "${TARGET_LOG:-info}" serve --config "$config" "$@" >>"$log/target" 2>&1 &
     target=$!
     local tries
     for tries in $(seq 1 150); do

@@ -1,5 +1,6 @@
 //! Runs a scenario in the lab's virtual machine, see `tests/lab/vm --help`.
 
+pub mod latency;
 mod payload;
 pub mod weather;
 
