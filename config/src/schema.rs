@@ -90,6 +90,9 @@ pub struct Target {
     pub max_io_queues: u16,
     /// When data that a NIC has placed is made visible before an SSD reads it.
     pub flush: Flush,
+    /// Milliseconds after which an SSD that has not ended a command is asked to abort it, and then
+    /// reset; 50 to 600,000.
+    pub command_timeout_ms: u32,
 }
 
 /// When data that a NIC has placed is made visible to other devices, by reading its last byte back
@@ -122,6 +125,7 @@ impl Default for Target {
             max_queue_entries: 128,
             max_io_queues: 64,
             flush: Flush::Auto,
+            command_timeout_ms: 12_000,
         }
     }
 }

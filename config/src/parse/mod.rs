@@ -242,6 +242,13 @@ fn read_target(mut section: Section<'_>) -> Target {
     ) {
         target.max_io_queues = queues.value as u16;
     }
+    if let Some(timeout) = section.integer(
+        "command_timeout_ms",
+        50..=600_000,
+        "a time to wait for an SSD",
+    ) {
+        target.command_timeout_ms = timeout.value;
+    }
     let flush = section.keyword(
         "flush",
         &[

@@ -47,6 +47,7 @@ fn assert_refused(text: &str, marked: &str, said: &str) {
 #[case::cores_not_a_list("cores = 1", "1", "square brackets")]
 #[case::short_queue("max_queue_entries = 1", "1", "2 to 1024")]
 #[case::no_queues("max_io_queues = 0", "0", "1 to 1024")]
+#[case::hasty("command_timeout_ms = 49", "49", "50 to 600000")]
 #[case::huge(
     "max_io_queues = 99999999999999999999",
     "99999999999999999999",

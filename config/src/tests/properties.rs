@@ -24,14 +24,18 @@ fn target() -> impl Strategy<Value = Target> {
         2u16..=1024,
         1u16..=1024,
         flush,
+        50u32..=600_000,
     )
         .prop_map(
-            |(control, cores, max_queue_entries, max_io_queues, flush)| Target {
-                control: control.into(),
-                cores,
-                max_queue_entries,
-                max_io_queues,
-                flush,
+            |(control, cores, max_queue_entries, max_io_queues, flush, command_timeout_ms)| {
+                Target {
+                    control: control.into(),
+                    cores,
+                    max_queue_entries,
+                    max_io_queues,
+                    flush,
+                    command_timeout_ms,
+                }
             },
         )
 }
