@@ -4,30 +4,50 @@
 
 use arrayvec::ArrayVec;
 use sidelane_nvme::spec::{
-    AsyncEventConfig, AsyncEventResult, AsyncEventType, LogId, NoticeInfo, Status,
+    AsyncEventConfig, AsyncEventResult, AsyncEventType, CriticalWarning, LogId, NoticeInfo, Status,
 };
 
 use super::refusal::Refusal;
 use super::step::Completion;
-use crate::subsystem::{ControllerShared, Event};
+use crate::subsystem::{ControllerShared, Event, HealthWarning};
 
 /// Requests that may be outstanding (AERL).
 pub const AER_LIMIT: usize = 4;
 
-const EVENTS: [Event; 2] = [Event::NamespacesChanged, Event::DiscoveryChanged];
+/// The kinds of events.
+const KINDS: usize = 5;
 
-fn notice(event: Event) -> (NoticeInfo, LogId) {
+const EVENTS: [Event; KINDS] = [
+    Event::NamespacesChanged,
+    Event::DiscoveryChanged,
+    Event::Health(HealthWarning::Reliability),
+    Event::Health(HealthWarning::Temperature),
+    Event::Health(HealthWarning::Spare),
+];
+
+/// The type of an event, its information, and the log page that says more
+/// (NVMe 2.0, figures 145 to 149).
+fn report(event: Event) -> (AsyncEventType, u8, LogId) {
+    let notice = |info: NoticeInfo, page| (AsyncEventType::Notice, info.into_bits(), page);
     match event {
-        Event::NamespacesChanged => (
+        Event::NamespacesChanged => notice(
             NoticeInfo::NamespaceAttributeChanged,
             LogId::ChangedNamespaces,
         ),
-        Event::DiscoveryChanged => (NoticeInfo::DiscoveryLogChange, LogId::Discovery),
+        Event::DiscoveryChanged => notice(NoticeInfo::DiscoveryLogChange, LogId::Discovery),
+        Event::Health(warning) => (AsyncEventType::Smart, warning as u8, LogId::Smart),
     }
 }
 
 fn enabled(event: Event, config: AsyncEventConfig) -> bool {
+    let warnings = CriticalWarning::from(config.smart());
     match event {
+        Event::Health(HealthWarning::Spare) => warnings.spare(),
+        Event::Health(HealthWarning::Temperature) => warnings.temperature(),
+        // Whatever else may be wrong with the media.
+        Event::Health(HealthWarning::Reliability) => {
+            warnings.reliability() || warnings.read_only() || warnings.backup()
+        }
         Event::NamespacesChanged => config.namespace_attribute(),
         Event::DiscoveryChanged => config.discovery_log(),
     }
@@ -38,7 +58,7 @@ fn enabled(event: Event, config: AsyncEventConfig) -> bool {
 pub struct AerQueue {
     held: ArrayVec<u16, AER_LIMIT>,
     /// Events that were reported and whose log page was not read since.
-    masked: ArrayVec<Event, 2>,
+    masked: ArrayVec<Event, KINDS>,
     /// Requests that were aborted.
     given_up: ArrayVec<u16, AER_LIMIT>,
 }
@@ -75,9 +95,9 @@ impl AerQueue {
     /// The host is about to get a log page, without retaining its event. Call it
     /// before the page is made, so that no later change is lost.
     pub fn page_is_read(&mut self, shared: &ControllerShared, page: LogId) {
-        self.masked.retain(|event| notice(*event).1 != page);
+        self.masked.retain(|event| report(*event).2 != page);
         for event in EVENTS {
-            if notice(event).1 == page {
+            if report(event).2 == page {
                 shared.take_event(event);
             }
         }
@@ -104,10 +124,10 @@ impl AerQueue {
             if self.masked.contains(&event) || self.held.is_empty() || !shared.take_event(event) {
                 continue;
             }
-            let (information, page) = notice(event);
+            let (event_type, information, page) = report(event);
             let result = AsyncEventResult::new()
-                .with_event_type(AsyncEventType::Notice)
-                .with_information(information.into_bits())
+                .with_event_type(event_type)
+                .with_information(information)
                 .with_log_page(page.into_bits());
             self.masked.push(event);
             let dword = u32::from_le_bytes(zerocopy::transmute!(result));

@@ -136,6 +136,7 @@ impl IoQueue {
     fn namespace(&self, nsid: u32) -> Result<&NamespaceInfo, Refusal> {
         match self.namespaces.get(nsid) {
             Some(namespace) => Ok(namespace),
+            None if self.namespaces.is_away(nsid) => Err(Refusal::NamespaceAway(nsid)),
             None if (1..=NSID_MAX).contains(&nsid) => Err(Refusal::NamespaceInactive(nsid)),
             None => Err(Refusal::Namespace(nsid)),
         }

@@ -108,6 +108,9 @@ pub enum Refusal {
     /// A valid identifier of a namespace that is not there.
     #[error("namespace {0} is not active")]
     NamespaceInactive(u32),
+    /// A namespace whose storage is away, and is expected back.
+    #[error("namespace {0} is away: its SSD is lost")]
+    NamespaceAway(u32),
     /// Blocks past the end of the namespace.
     #[error("{blocks} blocks from {slba} on reach past the end of the namespace")]
     LbaRange {
@@ -183,6 +186,7 @@ impl Refusal {
                 | Self::AerLimit
                 | Self::AbortLimit
                 | Self::NotReady
+                | Self::NamespaceAway(_)
         );
         let status = match self {
             Self::Opcode(_) | Self::FabricsType(_) => Status::INVALID_OPCODE,
@@ -192,6 +196,8 @@ impl Refusal {
             Self::Field { .. } | Self::TransferTooLong(_) | Self::NamespaceInactive(_) => {
                 Status::INVALID_FIELD
             }
+            // Another path, or another time, may do.
+            Self::NamespaceAway(_) => Status::INTERNAL_PATH_ERROR,
             Self::CommandId(_) => Status::COMMAND_ID_CONFLICT,
             Self::DataLength { .. } => Status::DATA_SGL_LENGTH_INVALID,
             Self::DataPointer(status) => *status,
@@ -240,7 +246,7 @@ impl Refusal {
             Self::Field { at, .. } => *at,
             Self::CommandId(_) => at::CID,
             Self::DataLength { .. } | Self::DataPointer(_) => at::DPTR,
-            Self::Namespace(_) | Self::NamespaceInactive(_) => at::NSID,
+            Self::Namespace(_) | Self::NamespaceInactive(_) | Self::NamespaceAway(_) => at::NSID,
             Self::LbaRange { .. } | Self::LogPage(_) => at::CDW10,
             Self::TransferTooLong(_) | Self::ProtectionInformation => at::CDW12,
             Self::FeatureNotSaveable

@@ -26,6 +26,20 @@ pub struct HostIdentity {
     pub id: HostId,
 }
 
+/// What is wrong with the health of an SSD: as asynchronous events tell it (NVMe
+/// 2.0, figure 147).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HealthWarning {
+    /// Its reliability is degraded, its media are read-only, or its backup of
+    /// volatile memory has failed.
+    Reliability = 0,
+    /// Its temperature is beyond a threshold.
+    Temperature = 1,
+    /// Its spare capacity is below the threshold.
+    Spare = 2,
+}
+
 /// Something that an asynchronous event is to tell the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -33,6 +47,8 @@ pub enum Event {
     NamespacesChanged,
     /// The discovery log changed.
     DiscoveryChanged,
+    /// The health log has a critical warning.
+    Health(HealthWarning),
 }
 
 impl Event {
@@ -40,6 +56,7 @@ impl Event {
         match self {
             Self::NamespacesChanged => 1,
             Self::DiscoveryChanged => 2,
+            Self::Health(warning) => 4 << warning as u32,
         }
     }
 }

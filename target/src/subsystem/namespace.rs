@@ -114,7 +114,11 @@ impl NamespaceInfo {
 
 /// The namespaces of a subsystem at one moment, by ascending identifier.
 #[derive(Debug, Default)]
-pub struct NamespaceTable(Vec<NamespaceInfo>);
+pub struct NamespaceTable {
+    active: Vec<NamespaceInfo>,
+    /// Identifiers of those whose storage is away: not active, but expected back.
+    away: Vec<u32>,
+}
 
 impl NamespaceTable {
     /// A table of these namespaces, in any order.
@@ -134,31 +138,54 @@ impl NamespaceTable {
                 }
             }
         }
-        Ok(Arc::new(Self(namespaces)))
+        Ok(Arc::new(Self {
+            active: namespaces,
+            away: Vec::new(),
+        }))
+    }
+
+    /// The same, but these identifiers are those of namespaces whose storage is
+    /// away: hosts do not see them, and commands for them fail with a path error.
+    pub(super) fn without(&self, away: &[u32]) -> Arc<Self> {
+        let stays = |namespace: &&NamespaceInfo| !away.contains(&namespace.nsid);
+        Arc::new(Self {
+            active: self.active.iter().filter(stays).cloned().collect(),
+            away: away.to_vec(),
+        })
+    }
+
+    /// Identifiers of namespaces whose storage is away.
+    pub(super) fn away(&self) -> impl Iterator<Item = u32> + '_ {
+        self.away.iter().copied()
+    }
+
+    /// Whether this is a namespace whose storage is away.
+    pub fn is_away(&self, nsid: u32) -> bool {
+        self.away.contains(&nsid)
     }
 
     /// The namespace with this identifier, when it is active.
     pub fn get(&self, nsid: u32) -> Option<&NamespaceInfo> {
         let at = self
-            .0
+            .active
             .binary_search_by_key(&nsid, |namespace| namespace.nsid)
             .ok()?;
-        self.0.get(at)
+        self.active.get(at)
     }
 
     /// All of them, by ascending identifier.
     pub fn iter(&self) -> std::slice::Iter<'_, NamespaceInfo> {
-        self.0.iter()
+        self.active.iter()
     }
 
     /// How many are active.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.active.len()
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.active.is_empty()
     }
 
     /// Whether a namespace of one table has an identifier of one of the other.
@@ -257,6 +284,16 @@ mod tests {
         for (at, (change, expected)) in cases.into_iter().enumerate() {
             assert_eq!(with(change), expected, "case {at}");
         }
+    }
+
+    #[test]
+    fn a_namespace_that_is_away_is_not_active_and_not_forgotten() {
+        let table = NamespaceTable::new(vec![namespace(1), namespace(2)]).unwrap();
+        let without = table.without(&[2]);
+        assert_eq!(without.get(2), None);
+        assert!(without.is_away(2) && !without.is_away(1) && !table.is_away(2));
+        assert_eq!(table.changed(&without), [2]);
+        assert_eq!(without.len(), 1);
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use sidelane_nvme::spec::{CNTLID_MAX, Nqn, SmartLog};
+use sidelane_nvme::spec::{CNTLID_MAX, CriticalWarning, Nqn, SmartLog};
 use zerocopy::little_endian::U16;
 
 use super::{
-    AllowedHosts, ControllerShared, Event, HostIdentity, NamespaceError, NamespaceInfo,
-    NamespaceTable, QUEUES_MAX, lock,
+    AllowedHosts, ControllerShared, Event, HealthWarning, HostIdentity, NamespaceError,
+    NamespaceInfo, NamespaceTable, QUEUES_MAX, lock,
 };
 
 /// What a subsystem is for.
@@ -312,14 +312,47 @@ impl Subsystem {
     pub fn set_namespaces(&self, namespaces: Vec<NamespaceInfo>) -> Result<(), NamespaceError> {
         let table = NamespaceTable::new(namespaces)?;
         let old = std::mem::replace(&mut *lock(&self.namespaces), table.clone());
+        self.tell_changes(&old, &table);
+        Ok(())
+    }
+
+    /// Puts one namespace in, in place of any with its identifier, and lets the
+    /// hosts know if that is another than before.
+    ///
+    /// # Errors
+    /// When it cannot be offered; nothing changes then.
+    pub fn put_namespace(&self, namespace: NamespaceInfo) -> Result<(), NamespaceError> {
+        let mut tables = lock(&self.namespaces);
+        let nsid = namespace.nsid;
+        let others = tables.iter().filter(|other| other.nsid != nsid).cloned();
+        let away: Vec<u32> = tables.away().filter(|away| *away != nsid).collect();
+        let table = NamespaceTable::new(others.chain([namespace]).collect())?.without(&away);
+        let old = std::mem::replace(&mut *tables, table.clone());
+        drop(tables);
+        self.tell_changes(&old, &table);
+        Ok(())
+    }
+
+    /// Takes one namespace out and lets the hosts know. It is expected back:
+    /// until then commands for it fail with a path error.
+    pub fn put_away(&self, nsid: u32) {
+        let mut tables = lock(&self.namespaces);
+        let mut away: Vec<u32> = tables.away().filter(|away| *away != nsid).collect();
+        away.push(nsid);
+        let table = tables.without(&away);
+        let old = std::mem::replace(&mut *tables, table.clone());
+        drop(tables);
+        self.tell_changes(&old, &table);
+    }
+
+    fn tell_changes(&self, old: &NamespaceTable, table: &NamespaceTable) {
         self.namespace_generation.fetch_add(1, Ordering::Release);
-        let changed = old.changed(&table);
+        let changed = old.changed(table);
         if !changed.is_empty() {
             for controller in self.controllers() {
                 controller.raise_namespaces_changed(&changed);
             }
         }
-        Ok(())
     }
 
     /// The controllers that live now, by ascending identifier.
@@ -371,6 +404,20 @@ impl Subsystem {
     pub fn kill_all(&self) {
         for controller in self.controllers() {
             controller.kill();
+        }
+    }
+
+    /// The health log has warnings: lets the hosts know that asked to be told.
+    pub fn warn_of_health(&self, warnings: CriticalWarning) {
+        let bad = warnings.reliability() || warnings.read_only() || warnings.backup();
+        for (stands, warning) in [
+            (bad, HealthWarning::Reliability),
+            (warnings.temperature(), HealthWarning::Temperature),
+            (warnings.spare(), HealthWarning::Spare),
+        ] {
+            if stands {
+                self.raise(Event::Health(warning));
+            }
         }
     }
 
