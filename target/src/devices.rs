@@ -15,7 +15,7 @@ use sidelane_p2p::vfio::{Container, DeviceWatch, openable};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, ProcessMemory};
 
 /// Opens devices and judges the routes between them.
-pub trait Devices {
+pub trait Devices: Send + Sync + 'static {
     /// How a controller's registers and memory are reached.
     type Backing: Backing;
 
@@ -25,6 +25,19 @@ pub trait Devices {
     /// When it is not there or not free, with the remedy.
     fn open(&self, address: PciAddress) -> anyhow::Result<Self::Backing>;
 
+    /// Opens a function that was lost, if it is there again and free.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    fn open_again(&self, address: PciAddress) -> anyhow::Result<Self::Backing> {
+        self.open(address)
+    }
+
+    /// What says that an opened function is taken away.
+    fn watch(&self, _address: PciAddress) -> Option<Arc<DeviceWatch>> {
+        None
+    }
+
     /// The address space that all opened devices share; to be asked for when
     /// all are open.
     fn space(&self) -> Arc<dyn DmaSpace>;
@@ -32,7 +45,7 @@ pub trait Devices {
     /// Whether these clients reach that memory.
     fn verdict(&self, memory: Placement, clients: &[PciAddress]) -> Fitness;
 
-    /// What says that an opened device is taken away.
+    /// The same of all functions.
     fn watches(&self) -> Vec<Arc<DeviceWatch>> {
         Vec::new()
     }
@@ -40,6 +53,7 @@ pub trait Devices {
 
 /// The machine's devices, under vfio-pci.
 pub struct VfioDevices {
+    sysfs: PathBuf,
     topology: Topology,
     /// Opened with the first device: a target without any needs no VFIO.
     container: Mutex<Option<Arc<Container>>>,
@@ -56,6 +70,7 @@ impl VfioDevices {
         let topology = Topology::load(&sysfs)
             .with_context(|| format!("the PCI devices cannot be read from {}", sysfs.display()))?;
         Ok(Self {
+            sysfs,
             topology,
             container: Mutex::new(None),
             watches: Mutex::default(),
@@ -123,6 +138,20 @@ impl VfioDevices {
             .collect()
     }
 
+    fn open_in(&self, address: PciAddress, topology: &Topology) -> anyhow::Result<VfioBacking> {
+        // What is wrong with the device is worth more than that VFIO, which it
+        // would have loaded, is not there.
+        openable(address, topology)?;
+        let container = self.container()?;
+        let device = container.open_device(address, topology)?;
+        lock(&self.watches).retain(|watch| watch.address() != address);
+        match device.watch() {
+            Ok(watch) => lock(&self.watches).push(watch),
+            Err(error) => tracing::warn!("it will not be noticed when {address} goes: {error}"),
+        }
+        Ok(VfioBacking::open(device, container)?)
+    }
+
     fn container(&self) -> anyhow::Result<Arc<Container>> {
         let mut container = lock(&self.container);
         if let Some(open) = &*container {
@@ -138,16 +167,18 @@ impl Devices for VfioDevices {
     type Backing = VfioBacking;
 
     fn open(&self, address: PciAddress) -> anyhow::Result<VfioBacking> {
-        // What is wrong with the device is worth more than that VFIO, which it
-        // would have loaded, is not there.
-        openable(address, &self.topology)?;
-        let container = self.container()?;
-        let device = container.open_device(address, &self.topology)?;
-        match device.watch() {
-            Ok(watch) => lock(&self.watches).push(watch),
-            Err(error) => tracing::warn!("it will not be noticed when {address} goes: {error}"),
-        }
-        Ok(VfioBacking::open(device, container)?)
+        self.open_in(address, &self.topology)
+    }
+
+    fn open_again(&self, address: PciAddress) -> anyhow::Result<VfioBacking> {
+        // It may be bound to another driver now, or have its BARs elsewhere.
+        let topology = Topology::load(&self.sysfs)?;
+        self.open_in(address, &topology)
+    }
+
+    fn watch(&self, address: PciAddress) -> Option<Arc<DeviceWatch>> {
+        let watches = lock(&self.watches);
+        watches.iter().find(|it| it.address() == address).cloned()
     }
 
     fn space(&self) -> Arc<dyn DmaSpace> {

@@ -9,7 +9,7 @@ use sidelane_transport::nic::{Adapter, AdapterState};
 
 use crate::stats::{
     ControllerReport, DirectionReport, ListenerReport, NamespaceReport, PoolReport,
-    ReactorCounters, ReactorReport, StatsReport, WayReport,
+    ReactorCounters, ReactorReport, SsdCounters, StatsReport, WayReport,
 };
 use crate::subsystem;
 
@@ -110,6 +110,8 @@ pub struct Reporter {
     pub pools: Vec<PoolFacts>,
     /// The target's namespaces, in order.
     pub namespaces: Vec<NamespaceFacts>,
+    /// Counters of the SSDs.
+    pub ssds: Vec<Arc<SsdCounters>>,
     /// Counters of the reactors.
     pub reactors: Vec<Arc<ReactorCounters>>,
     /// What is offered, for the associations.
@@ -126,6 +128,7 @@ impl Reporter {
                 .map(|at| self.namespace(at))
                 .collect(),
             pools: (0..self.pools.len()).map(|at| self.pool(at)).collect(),
+            ssds: self.ssds.iter().map(|ssd| ssd.report()).collect(),
             reactors: self
                 .reactors
                 .iter()

@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use sidelane_p2p::provider::PathReason;
 
 mod network;
+mod ssds;
 
 pub use network::{
     AdapterReport, Counts, FullReport, ManagerReport, NetworkReport, QueuePairReport, QueueReport,
     add_counts,
 };
+pub use ssds::{SsdCounters, SsdReport};
 
 /// A count with one writer.
 #[derive(Debug, Default)]
@@ -96,6 +98,14 @@ impl PoolCounters {
         self.lost_by.set(self.lost_by.get() | bit.unwrap_or(0));
     }
 
+    /// Notes that an adapter, by its number, has a way to the pool again.
+    pub fn regain(&self, port: usize) {
+        let bit = u32::try_from(port)
+            .ok()
+            .and_then(|port| 1u64.checked_shl(port));
+        self.lost_by.set(self.lost_by.get() & !bit.unwrap_or(0));
+    }
+
     /// Whether that adapter lost its way to the pool.
     pub fn is_lost_by(&self, port: usize) -> bool {
         let bit = u32::try_from(port)
@@ -169,6 +179,8 @@ pub struct StatsReport {
     pub namespaces: Vec<NamespaceReport>,
     /// Memory that payload goes through.
     pub pools: Vec<PoolReport>,
+    /// The SSDs that blocks and memory are on.
+    pub ssds: Vec<SsdReport>,
     /// The threads of the data path.
     pub reactors: Vec<ReactorReport>,
     /// Associations with hosts.

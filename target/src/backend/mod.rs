@@ -15,7 +15,7 @@ use sidelane_nvme::spec::Status;
 use sidelane_p2p::Region;
 
 pub use null::NullBackend;
-pub use nvme::NvmeBackend;
+pub use nvme::{NvmeBackend, Trouble, Watch};
 
 /// Ends of commands that one poll returns at most.
 pub const MAX_DONE: usize = 64;
@@ -110,6 +110,10 @@ pub trait Backend: Send {
     /// any other's, with Command Abort Requested (NVM Express Base, figure 102,
     /// 07h) if they were given up, and with whatever else became of them if not.
     fn abort(&mut self, tag: u64);
+
+    /// Nobody waits any more: what is outstanding is to end soon, by whatever
+    /// means, or the backend is taken out.
+    fn give_up(&mut self) {}
 
     /// Commands queued or under way.
     fn outstanding(&self) -> usize;

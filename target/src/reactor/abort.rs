@@ -63,11 +63,13 @@ impl Reactor {
         let Some(io) = &request.io else {
             return;
         };
+        request.aborted = true;
         if request.state == State::Queueing && request.status.is_success() {
             request.status = Status::ABORT_REQUESTED;
         }
-        if let Some(queued) = self.namespaces.get_mut(io.backend) {
-            queued.namespace.backend.abort(slot as u64);
+        let queued = self.namespaces.get_mut(io.backend);
+        if let Some(backend) = queued.and_then(|queued| queued.namespace.backend.as_mut()) {
+            backend.abort(slot as u64);
         }
     }
 

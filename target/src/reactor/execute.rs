@@ -6,8 +6,8 @@ use std::time::Instant;
 use sidelane_nvme::spec::Status;
 use sidelane_transport::nvmf::HostData;
 
-use super::Reactor;
 use super::request::{Request, State};
+use super::{Away, Reactor};
 use crate::backend::{Blocks, DataRef, Done, Job, NotTaken};
 use crate::session::{Completion, IoOp};
 
@@ -18,6 +18,11 @@ impl Reactor {
             self.respond(slot, Completion::of(Status::INTERNAL_ERROR), now);
             return;
         };
+        if !self.requests[slot].status.is_success() {
+            // Its SSD was lost while it waited for its data.
+            self.ended(slot, now);
+            return;
+        }
         if !self.namespaces[namespace].backlog.is_empty() || !self.queue_parts(slot, now) {
             self.enter(slot, State::Queueing);
             self.namespaces[namespace].backlog.push_back(slot);
@@ -31,7 +36,10 @@ impl Reactor {
             let Some(io) = &request.io else { return true };
             let queued = &mut self.namespaces[io.backend];
             let namespace = &mut queued.namespace;
-            let most = namespace.backend.max_transfer_bytes() / namespace.block_bytes as usize;
+            let Some(backend) = &mut namespace.backend else {
+                return self.is_refused(slot, now);
+            };
+            let most = backend.max_transfer_bytes() / namespace.block_bytes as usize;
             let left = io.blocks - request.blocks_queued;
             let moves_data = matches!(io.op, IoOp::Read | IoOp::Write);
             let count = if moves_data {
@@ -80,7 +88,7 @@ impl Reactor {
                     return true;
                 }
             };
-            match namespace.backend.submit(&job, slot as u64) {
+            match backend.submit(&job, slot as u64) {
                 Ok(()) => {
                     queued.dirty = true;
                     let all = io.blocks;
@@ -107,6 +115,17 @@ impl Reactor {
                 }
             }
         }
+    }
+
+    /// Whether a request without backend fails rather than waits; then it has.
+    fn is_refused(&mut self, slot: usize, now: Instant) -> bool {
+        let io = self.requests[slot].io.as_ref();
+        let failed = io.is_some_and(|io| self.namespaces[io.backend].away == Away::Failed);
+        if failed {
+            self.requests[slot].status = Status::INTERNAL_PATH_ERROR;
+            self.ended(slot, now);
+        }
+        failed
     }
 
     /// Goes on with requests that wait for room in a backend's queue.
@@ -158,6 +177,14 @@ impl Reactor {
 
     /// All parts of a request have ended.
     pub(super) fn ended(&mut self, slot: usize, now: Instant) {
+        if self.lost_its_data(slot) {
+            self.start_again(slot, now);
+            return;
+        }
+        if self.is_aborted_for_nobody(slot) {
+            self.execute_again(slot, now);
+            return;
+        }
         let request = &mut self.requests[slot];
         let (index, status) = (request.conn, request.status);
         if let Some(io) = &request.io {

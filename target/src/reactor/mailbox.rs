@@ -15,7 +15,7 @@ use sidelane_transport::cm::ConnId;
 use sidelane_transport::nic::{NicError, QpAttrs, QpNumber};
 use tokio::sync::oneshot;
 
-use super::{NicCounts, NicSpec};
+use super::{Attach, Detach, Install, NicCounts, NicSpec};
 use crate::session::QueueSession;
 
 /// A connection, over all listeners.
@@ -72,6 +72,12 @@ pub enum ToReactor {
     /// An adapter that was gone is back: its new part takes the place of the old
     /// one, by its number in the reactor.
     Replace(usize, Box<NicSpec>),
+    /// Backends are to go: their SSD is reset, or lost.
+    Detach(Detach),
+    /// A backend takes the place of one that has gone.
+    Attach(Attach),
+    /// Memory that was taken away is back.
+    Install(Install),
     /// Tell what adapters and queue pairs have counted, by adapter.
     Count(oneshot::Sender<Vec<NicCounts>>),
     /// Quiesce and stop.
@@ -225,6 +231,9 @@ impl fmt::Debug for ToReactor {
             Self::Disconnected(key) => write!(f, "Disconnected({key:?})"),
             Self::Revoked(region) => write!(f, "Revoked({region:?})"),
             Self::Replace(port, _) => write!(f, "Replace({port})"),
+            Self::Detach(detach) => write!(f, "{detach:?}"),
+            Self::Attach(attach) => write!(f, "Attach({})", attach.namespace),
+            Self::Install(install) => write!(f, "Install({})", install.pool),
             Self::Count(_) => f.write_str("Count"),
             Self::Stop => f.write_str("Stop"),
         }

@@ -8,12 +8,13 @@
 //! for the backend's), `openings` and `connections` (queue pairs, from their making
 //! to their end), `outbox` (what waits for room in a send queue), `ways` and
 //! `revocation` (which memory payload goes by, and memory that is taken away),
-//! `replacement` (adapters that go and come back),
+//! `replacement` (adapters that go and come back), `away` (SSDs that do),
 //! `abort` (commands that the host takes back), `admission` (who gets the next buffer), `messages` (memory for commands and responses), `receives` (which of it an
 //! adapter holds), `mailbox` (to and from the control plane), `counting` (what it is told of adapters and queue pairs).
 
 mod abort;
 mod admission;
+mod away;
 mod connections;
 mod counting;
 mod execute;
@@ -38,8 +39,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidelane_p2p::pool::{Pool, PoolError, PoolSpec};
-use sidelane_p2p::{DmaSpace, Region};
+use sidelane_p2p::pool::{AllocError, Pool, PoolBuf, PoolError, PoolSpec};
+use sidelane_p2p::{DmaSpace, Region, RegionId};
 use sidelane_transport::nic::{
     Access, Completions, MemoryRegion, Nic, NicError, NicEvent, RegisterError, WcOp,
 };
@@ -55,12 +56,15 @@ use self::request::{Request, State};
 use crate::backend::DoneList;
 use crate::stats::ReactorCounters;
 
+pub use away::{Attach, Away, Detach, Detached};
 pub use counting::{NicCounts, QueuePairCounts, RECEIVE_QUEUE_LOW};
 pub use handle::ReactorHandle;
+pub(crate) use mailbox::clear_eventfd;
 pub use mailbox::{
     ConnKey, FromReactor, Inbox, Mailbox, NewConnection, NotOpened, ToReactor, mailbox,
 };
 pub use request::{STATE_COUNT, STATE_NAMES};
+pub use revocation::Install;
 pub use spec::{FlushPolicy, Namespace, NicSpec, ReactorError, ReactorSpec};
 pub use ways::{DataPath, Route, Routes};
 
@@ -95,6 +99,10 @@ const SPIN: Duration = Duration::from_micros(20);
 /// How long the reactor sleeps at most: what it does then costs nothing worth
 /// naming, and a lost wake-up does not last for ever.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+/// How long a stopping reactor waits for commands that SSDs have, before those
+/// are made to give them back.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a stopping reactor waits for SSDs and adapters.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -148,13 +156,33 @@ impl Port {
 
 /// A pool and who waits for it.
 struct WaitedPool {
-    pool: Pool,
+    /// Its memory; `None` while that is away.
+    pool: Option<Pool>,
     admission: Admission,
+}
+
+impl WaitedPool {
+    /// A buffer, as [`Pool::alloc`] gives it. No way leads to a pool whose memory
+    /// is away.
+    fn alloc(&self, len: usize) -> Result<PoolBuf, AllocError> {
+        match &self.pool {
+            Some(pool) => pool.alloc(len),
+            None => Err(AllocError::TooLong { len, max: 0 }),
+        }
+    }
+
+    /// Whether its memory is this region.
+    fn is(&self, region: RegionId) -> bool {
+        let pool = self.pool.as_ref();
+        pool.is_some_and(|pool| pool.region().id() == region)
+    }
 }
 
 /// A namespace and the requests that wait for room in its queue.
 struct Queued {
     namespace: Namespace,
+    /// What becomes of its commands while it has no backend.
+    away: Away,
     backlog: VecDeque<usize>,
     /// Whether commands were queued since the last doorbell.
     dirty: bool,
@@ -180,6 +208,8 @@ struct Reactor {
     unspent: Rc<Cell<u64>>,
     /// Since when it is stopping, if it is.
     stopping: Option<Instant>,
+    /// Whether backends were told that nobody waits any more.
+    gave_up: bool,
     _space: Arc<dyn DmaSpace>,
 }
 
@@ -203,7 +233,7 @@ impl Reactor {
                 Ok((
                     pool.region.clone(),
                     WaitedPool {
-                        pool: Pool::new(pool)?,
+                        pool: Some(Pool::new(pool)?),
                         admission,
                     },
                 ))
@@ -241,6 +271,7 @@ impl Reactor {
                 .into_iter()
                 .map(|namespace| Queued {
                     namespace,
+                    away: Away::Held,
                     backlog: VecDeque::with_capacity(slots),
                     dirty: false,
                 })
@@ -250,6 +281,7 @@ impl Reactor {
             reports: spec.reports,
             unspent: Rc::new(Cell::new(0)),
             stopping: None,
+            gave_up: false,
             _space: spec.space,
         };
         for port in 0..reactor.ports.len() {
@@ -316,8 +348,10 @@ impl Reactor {
         }
         self.admit(now);
         for queued in &mut self.namespaces {
-            if std::mem::take(&mut queued.dirty) {
-                queued.namespace.backend.ring();
+            if std::mem::take(&mut queued.dirty)
+                && let Some(backend) = &mut queued.namespace.backend
+            {
+                backend.ring();
             }
         }
         self.tick(now);
@@ -340,6 +374,9 @@ impl Reactor {
                 ToReactor::Disconnected(key) => self.disconnected(key, now),
                 ToReactor::Revoked(region) => self.taken_away(region, now),
                 ToReactor::Replace(port, spec) => self.replace(port, *spec),
+                ToReactor::Detach(detach) => self.detach(detach, now),
+                ToReactor::Attach(attach) => self.attach(attach),
+                ToReactor::Install(install) => self.install_pool(install),
                 ToReactor::Count(reply) => {
                     // Whoever asked may have given up.
                     let _ = reply.send(self.count());
@@ -384,11 +421,14 @@ impl Reactor {
 
     fn poll_backend(&mut self, namespace: usize, now: Instant) -> bool {
         let queued = &mut self.namespaces[namespace];
-        if queued.namespace.backend.outstanding() == 0 && queued.backlog.is_empty() {
+        let Some(backend) = &mut queued.namespace.backend else {
+            return false;
+        };
+        if backend.outstanding() == 0 && queued.backlog.is_empty() {
             return false;
         }
         let mut done = DoneList::new();
-        queued.namespace.backend.poll(now, &mut done);
+        backend.poll(now, &mut done);
         let any = !done.is_empty();
         for end in done {
             self.executed(end, now);
@@ -397,11 +437,22 @@ impl Reactor {
         any
     }
 
-    /// Whether nothing is in flight any more, or an SSD has been waited for long
-    /// enough: deleting its queues ends its commands.
-    fn has_stopped(&self, since: Instant, now: Instant) -> bool {
+    /// Whether nothing is in flight any more, or it was waited for long enough. An
+    /// SSD that keeps commands is stopped by its keeper before that.
+    fn has_stopped(&mut self, since: Instant, now: Instant) -> bool {
         let outstanding = self.outstanding();
-        let late = now.saturating_duration_since(since) > STOP_LIMIT;
+        let waited = now.saturating_duration_since(since);
+        if outstanding > 0 && waited > STOP_PATIENCE && !std::mem::replace(&mut self.gave_up, true)
+        {
+            for queued in &mut self.namespaces {
+                if let Some(backend) = &mut queued.namespace.backend
+                    && backend.outstanding() > 0
+                {
+                    backend.give_up();
+                }
+            }
+        }
+        let late = waited > STOP_LIMIT;
         if late {
             tracing::error!(
                 outstanding,
@@ -416,7 +467,8 @@ impl Reactor {
     fn outstanding(&self) -> usize {
         self.namespaces
             .iter()
-            .map(|n| n.namespace.backend.outstanding())
+            .filter_map(|queued| queued.namespace.backend.as_ref())
+            .map(|backend| backend.outstanding())
             .sum()
     }
 
@@ -444,7 +496,7 @@ impl Reactor {
             .iter()
             .zip(&self.pools[CONTROL_POOL + 1..])
         {
-            let stats = waited.pool.stats();
+            let stats = waited.pool.as_ref().map(Pool::stats).unwrap_or_default();
             counters.in_use.set(stats.in_use as u64);
             counters.peak.set(stats.peak as u64);
         }

@@ -19,7 +19,7 @@ use sidelane_transport::nvmf::{self, HostData};
 use super::messages::SQE_BYTES;
 use super::request::{Permit, Purpose, Request, State};
 use super::transfer::work;
-use super::{CONTROL_POOL, Reactor};
+use super::{Away, CONTROL_POOL, Reactor};
 use crate::session::{CloseReason, Completion, IoOp, IoRequest, Step};
 
 /// The data pointer names a place that the data cannot come from or go to.
@@ -172,6 +172,10 @@ impl Reactor {
             return;
         };
         let namespace = &queued.namespace;
+        if namespace.backend.is_none() && queued.away == Away::Failed {
+            self.respond(slot, Completion::of(Status::INTERNAL_PATH_ERROR), now);
+            return;
+        }
         let port = self.port_of(slot);
         let request = &mut self.requests[slot];
         request.purpose = Purpose::Payload;
@@ -224,7 +228,7 @@ impl Reactor {
         self.requests[slot].pool = pool;
         let waited = &mut self.pools[pool];
         if waited.admission.is_empty() {
-            match waited.pool.alloc(len) {
+            match waited.alloc(len) {
                 Err(AllocError::Exhausted { .. }) => {}
                 outcome => return self.settle(slot, outcome, now),
             }
@@ -249,7 +253,7 @@ impl Reactor {
                     (None, Some(io)) => io.bytes as usize,
                     (None, None) => request.fetch_len as usize,
                 };
-                match self.pools[pool].pool.alloc(len) {
+                match self.pools[pool].alloc(len) {
                     Err(AllocError::Exhausted { .. }) => break,
                     outcome => {
                         // Taken out first: what follows may end the connection,

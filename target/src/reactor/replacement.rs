@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use sidelane_p2p::pool::Pool;
+
 use super::mailbox::FromReactor;
 use super::{NicSpec, Port, Reactor, ReactorError};
 
@@ -59,7 +61,10 @@ impl Reactor {
         let old = &self.ports[at];
         // What the old one had lost stays lost.
         let had = old.pool_memory.iter().zip(&self.pools);
-        let regions = had.map(|(had, waited)| had.is_some().then(|| waited.pool.region()));
+        let regions = had.map(|(had, waited)| {
+            let pool = waited.pool.as_ref().filter(|_| had.is_some());
+            pool.map(Pool::region)
+        });
         let slots = spec.slots.min(old.slots);
         let messages = old.messages.clone();
         self.ports[at] = Port::new(spec.nic, messages, regions, old.first_slot, slots)?;

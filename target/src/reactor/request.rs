@@ -131,9 +131,11 @@ pub struct Request {
     pub blocks_queued: u32,
     /// Parts that the backend has.
     pub parts: u32,
-    /// The host has aborted it while its data was on the way: the adapter
-    /// places that, and then it ends.
+    /// The host has aborted it. While its data was on the way: the adapter
+    /// places that, and then it ends. While a backend has it: it may end so.
     pub aborted: bool,
+    /// Times that it was begun again from the beginning.
+    pub attempts: u8,
     /// The duty to answer.
     pub permit: Option<Permit>,
 }
@@ -162,6 +164,7 @@ impl Request {
             blocks_queued: 0,
             parts: 0,
             aborted: false,
+            attempts: 0,
             permit: None,
         }
     }

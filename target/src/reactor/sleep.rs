@@ -38,7 +38,9 @@ impl Reactor {
         // An SSD's eventfd is cleared first and its queue looked at last: an end
         // that comes between the two makes it readable again.
         for namespace in 0..self.namespaces.len() {
-            let backend = &mut self.namespaces[namespace].namespace.backend;
+            let Some(backend) = &mut self.namespaces[namespace].namespace.backend else {
+                continue;
+            };
             if let Some(fd) = backend.event_fd() {
                 clear_eventfd(&fd);
             }
@@ -62,7 +64,7 @@ impl Reactor {
             .chain(
                 self.namespaces
                     .iter()
-                    .filter_map(|it| it.namespace.backend.deadline()),
+                    .filter_map(|it| it.namespace.backend.as_ref()?.deadline()),
             )
             .min();
         let wait = deadline.map_or(MAX_SLEEP, |at| {
@@ -78,7 +80,8 @@ impl Reactor {
             fds.push(PollFd::from_borrowed_fd(port.nic.event_fd(), PollFlags::IN));
         }
         for queued in &self.namespaces {
-            if let Some(fd) = queued.namespace.backend.event_fd() {
+            let backend = queued.namespace.backend.as_ref();
+            if let Some(fd) = backend.and_then(|backend| backend.event_fd()) {
                 fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             }
         }

@@ -37,8 +37,8 @@ impl FlushPolicy {
 
 /// A namespace, as a reactor carries out its commands.
 pub struct Namespace {
-    /// What stores its blocks.
-    pub backend: Box<dyn Backend>,
+    /// What stores its blocks; `None` while that is away.
+    pub backend: Option<Box<dyn Backend>>,
     /// Bytes of a logical block.
     pub block_bytes: u32,
     /// Memory for its payload, by adapter.

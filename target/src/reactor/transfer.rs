@@ -62,10 +62,13 @@ impl Reactor {
     }
 
     /// The registration of the pool that a request's buffer is from.
-    fn memory(&self, slot: usize) -> Option<MemoryRegion> {
+    pub(super) fn memory(&self, slot: usize) -> Option<MemoryRegion> {
         let request = &self.requests[slot];
         let port = &self.ports[self.port_of(slot)];
-        port.pool_memory.get(request.pool).copied().flatten()
+        let memory = port.pool_memory.get(request.pool).copied().flatten();
+        // What has gone and come back is another region, and not what it held.
+        let region = request.buffer.as_ref().map(|buffer| buffer.region().id());
+        memory.filter(|memory| region.is_none_or(|region| region == memory.region))
     }
 
     pub(super) fn port_of(&self, slot: usize) -> usize {

@@ -15,34 +15,48 @@ pub struct DataPath {
 /// The memory that one direction may use behind one adapter, best first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    ways: Vec<DataPath>,
+    /// Each with whether it is away.
+    ways: Vec<(DataPath, bool)>,
 }
 
 impl Route {
     /// A route of these ways.
     pub fn new(ways: Vec<DataPath>) -> Self {
-        Self { ways }
+        Self {
+            ways: ways.into_iter().map(|way| (way, false)).collect(),
+        }
     }
 
     /// The way in use; `None` when all memory that the policy allows is lost.
+    /// Where host memory takes the place of what is lost, what goes by it is
+    /// counted with that reason.
     pub fn current(&self) -> Option<DataPath> {
-        self.ways.first().copied()
+        let at = self.ways.iter().position(|(_, away)| !away)?;
+        let (mut way, _) = *self.ways.get(at)?;
+        if at > 0 && way.path != PathReason::Peer {
+            way.path = PathReason::Revoked;
+        }
+        Some(way)
     }
 
-    /// Whether any way uses a pool.
+    /// Whether any way uses a pool, now or when it is back.
     pub fn uses(&self, pool: usize) -> bool {
-        self.ways.iter().any(|way| way.pool == pool)
+        self.ways.iter().any(|(way, _)| way.pool == pool)
     }
 
-    /// Takes a pool out of service. Where host memory comes next, what goes by it
-    /// is counted with that reason.
+    /// Takes a pool out of service.
     pub fn lose(&mut self, pool: usize) {
-        let lost = self.current().is_some_and(|way| way.pool == pool);
-        self.ways.retain(|way| way.pool != pool);
-        if let Some(next) = self.ways.first_mut().filter(|_| lost)
-            && next.path != PathReason::Peer
-        {
-            next.path = PathReason::Revoked;
+        self.set_away(pool, true);
+    }
+
+    /// Takes a pool into service again, in its place in the order.
+    pub fn regain(&mut self, pool: usize) {
+        self.set_away(pool, false);
+    }
+
+    fn set_away(&mut self, pool: usize, away: bool) {
+        for (_, it) in self.ways.iter_mut().filter(|(way, _)| way.pool == pool) {
+            *it = away;
         }
     }
 }
@@ -78,13 +92,14 @@ mod tests {
         &[way(2, PathReason::NoRoute), way(1, PathReason::Peer)],
         Some(way(2, PathReason::NoRoute))
     )]
-    fn lost_memory_is_replaced_by_the_next_that_is_allowed(
+    fn lost_memory_is_replaced_by_the_next_that_is_allowed_until_it_is_back(
         #[case] ways: &[DataPath],
         #[case] left: Option<DataPath>,
     ) {
         let mut route = Route::new(ways.to_vec());
         route.lose(1);
         assert_eq!(route.current(), left);
-        assert!(!route.uses(1));
+        route.regain(1);
+        assert_eq!(route.current(), ways.first().copied());
     }
 }

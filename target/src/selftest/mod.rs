@@ -29,7 +29,6 @@ mod table;
 mod tests;
 mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -124,7 +123,7 @@ fn run_behind<D: Devices>(
     let alone = "the self-test takes what a target takes, for itself alone (a running target must \
                  be stopped first)";
     let mut adapters = Adapters::open(&config, 1).context(alone)?;
-    let ssds = Arc::new(ssds::open(&config, devices).context(alone)?);
+    let ssds = ssds::open(&config, devices).context(alone)?;
     for (subsystem, namespace) in configured(&config) {
         offer::shape(&namespace.backend, &ssds)
             .with_context(|| format!("{} nsid {}", subsystem.nqn, namespace.nsid))?;

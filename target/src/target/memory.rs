@@ -531,6 +531,25 @@ fn cmb<B: sidelane_nvme::Backing>(
     Ok(window.map(|window| CmbProvider::new(backing, window)))
 }
 
+/// Memory on an SSD that has come back, by the name that it had.
+///
+/// # Errors
+/// When the SSD does not have it any more, or not at a place where it can be used.
+pub(super) fn reopen<B: sidelane_nvme::Backing>(
+    controller: &Controller<B>,
+    name: &str,
+) -> anyhow::Result<Region> {
+    let backing = || Arc::clone(controller.backing());
+    let cmb = controller
+        .enable_cmb()?
+        .map(|window| CmbProvider::new(backing(), window));
+    let cmb = cmb.map(|cmb| cmb.open()).transpose()?;
+    let found = cmb
+        .map(|offer| offer.region)
+        .filter(|region| region.name() == name);
+    found.with_context(|| format!("the SSD has no {name} any more"))
+}
+
 fn open(name: String, provider: &dyn Provider, limit: usize) -> anyhow::Result<Opened> {
     let offer = provider.open()?;
     let candidate = Candidate {

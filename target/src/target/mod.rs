@@ -1,16 +1,21 @@
 //! A running target: made from a configuration and devices, until it is stopped.
 //!
 //! Started bottom up: SSDs (`ssds`), memory (`memory`), what hosts see
-//! (`offer`), reactors, then the control plane, so that a host that can connect
-//! finds everything there. Stopped the other way round.
+//! (`offer`), reactors, the keepers of the SSDs (`keeper`), then the control plane
+//! (`plane`), so that a host that can connect finds everything there. Stopped the
+//! other way round, but the keepers last: they see to it that reactors end.
 
 pub(crate) mod adapters;
 mod journal;
+mod keeper;
+mod keepers;
 pub(crate) mod memory;
 pub(crate) mod offer;
+mod plane;
 mod probe;
 pub(crate) mod ssds;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,28 +26,25 @@ use sidelane_config::{
     Backend as Storage, Config, Flush, Namespace as ConfiguredNamespace, Subsystem as Configured,
 };
 use sidelane_nvme::Backing;
-use sidelane_p2p::vfio::DeviceWatch;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use sidelane_p2p::PciAddress;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::{oneshot, watch};
 
 use self::adapters::Adapters;
 use self::journal::Journal;
+use self::keeper::{Desk, Identity, Keeper, Kept};
+use self::keepers::Makers;
 use self::memory::{Chosen, Memory};
-use self::offer::HealthOf;
+use self::plane::ControlPlane;
 use self::ssds::{QUEUE_DEPTH, Ssds};
 use crate::backend::{Backend, NullBackend, NvmeBackend};
-use crate::control::{ApiSocket, ConnectionService, Inquiry, ManagerSpec, Returning, heed};
 use crate::devices::Devices;
-use crate::reactor::{FlushPolicy, FromReactor, Namespace, ReactorHandle, ReactorSpec, ToReactor};
-use crate::report::{ListenerFacts, NamespaceFacts, Reporter, SharedAdapter};
-use crate::stats::{ReactorCounters, StatsReport};
-use crate::subsystem::Target as Offered;
+use crate::reactor::{FlushPolicy, Namespace, ReactorHandle, ReactorSpec};
+use crate::report::{ListenerFacts, NamespaceFacts, Reporter};
+use crate::stats::{ReactorCounters, SsdCounters, StatsReport};
 
 /// Commands that one reactor takes from one adapter at a time, at most.
 const SLOTS: usize = 8192;
-
-/// How often the health of SSDs is read.
-const HEALTH_PERIOD: Duration = Duration::from_secs(60);
 
 /// How long hosts have to take note of a disconnection when the target stops.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -61,9 +63,9 @@ pub struct Target {
     /// Dropped to stop the control plane.
     stop: oneshot::Sender<()>,
     ended: watch::Receiver<bool>,
-    /// Gives the SSDs back, and how the control plane ended.
+    /// How the control plane ended.
     control: JoinHandle<anyhow::Result<()>>,
-    close_ssds: Box<dyn FnOnce() -> anyhow::Result<()> + Send>,
+    keepers: Vec<Keeper>,
 }
 
 impl Target {
@@ -87,7 +89,8 @@ impl Target {
             return Err(refusal);
         }
         let mut adapters = Adapters::open(config, config.target.cores.len())?;
-        let ssds = Arc::new(ssds::open(config, &devices)?);
+        let devices = Arc::new(devices);
+        let ssds = ssds::open(config, &*devices)?;
         for (subsystem, namespace) in configured(config) {
             // Before anything is tried on it: is it there at all?
             offer::shape(&namespace.backend, &ssds)
@@ -98,9 +101,11 @@ impl Target {
             shares,
             facts: pools,
             chosen,
-        } = memory::plan(config, &devices, &ssds, &space, &mut adapters)?;
+        } = memory::plan(config, &*devices, &ssds, &space, &mut adapters)?;
         let (offered, healths) = offer::make(config, &ssds, &chosen)?;
-        update_health(&ssds, &healths);
+        let desks = desks(config, &ssds)?;
+        let memory_of = |address: &PciAddress| Kept::of(*address, &shares);
+        let kept: BTreeMap<_, _> = ssds.keys().map(|at| (*at, memory_of(at))).collect();
 
         let cores: Vec<_> = config
             .target
@@ -123,7 +128,7 @@ impl Target {
                 nics: adapters.next_parts(),
                 flush: flush_policy(config.target.flush),
                 space: Arc::clone(&space),
-                namespaces: namespaces(config, &ssds, &chosen, journal.as_ref())?,
+                namespaces: namespaces(config, &ssds, &desks, &chosen, journal.as_ref())?,
                 pools,
                 in_capsule: in_capsule.unwrap_or(0) as usize,
                 counters,
@@ -132,13 +137,12 @@ impl Target {
             let reactor = ReactorHandle::start(spec)
                 .with_context(|| format!("the reactor on core {core}"))?;
             for region in &regions {
-                let (mailbox, id) = (reactor.mailbox.clone(), region.id());
-                region.revocation().on_revoked(move |_| {
-                    mailbox.send(ToReactor::Revoked(id));
-                });
+                keeper::tell_revoked(region, &reactor.mailbox);
             }
             reactors.push(reactor);
         }
+        // Whoever keeps a region keeps its device open.
+        drop(regions);
 
         let reporter = Arc::new(Reporter {
             started: Instant::now(),
@@ -149,6 +153,7 @@ impl Target {
                 .iter()
                 .map(|reactor| Arc::clone(&reactor.counters))
                 .collect(),
+            ssds: desks.values().map(|it| Arc::clone(&it.counters)).collect(),
             offered: Arc::clone(&offered),
         });
         let (stop, stopped) = oneshot::channel();
@@ -163,17 +168,26 @@ impl Target {
                 .iter()
                 .map(|reactor| reactor.mailbox.clone())
                 .collect(),
-            offered,
+            offered: Arc::clone(&offered),
             max_queue_entries: config.target.max_queue_entries,
             reporter: Arc::clone(&reporter),
             from_reactors,
-            watches: devices.watches(),
-            stopped,
-            refresh: {
-                let ssds = Arc::clone(&ssds);
-                Arc::new(move || update_health(&ssds, &healths))
+            watches: {
+                let mut watches = devices.watches();
+                watches.retain(|watch| !ssds.contains_key(&watch.address()));
+                watches
             },
+            stopped,
         };
+        let makers = Makers {
+            config,
+            devices: &devices,
+            reactors: &reactors,
+            offered: &offered,
+            healths: &healths,
+            journal: journal.as_ref(),
+        };
+        let keepers = makers.start_all(ssds, desks, kept)?;
         let (ready, started) = std::sync::mpsc::channel();
         let control = std::thread::Builder::new()
             .name("control".to_owned())
@@ -182,14 +196,13 @@ impl Target {
                 let _ = has_ended.send(true);
                 outcome
             })?;
-        let close_ssds = Box::new(move || close(ssds));
         let target = Self {
             reactors,
             reporter,
             stop,
             ended,
             control,
-            close_ssds,
+            keepers,
         };
         match started.recv() {
             Ok(()) => Ok(target),
@@ -275,71 +288,14 @@ impl Target {
             Ok(outcome) => outcome,
             Err(_) => Err(anyhow::anyhow!("the control plane had panicked")),
         };
-        (self.close_ssds)().and(control)
-    }
-}
-
-/// What the control thread is given.
-struct ControlPlane {
-    socket: PathBuf,
-    /// In their order in reactors.
-    adapters: Vec<SharedAdapter>,
-    /// Of the reactors.
-    cores: Vec<usize>,
-    managers: Vec<ManagerSpec>,
-    returning: Vec<Option<Returning>>,
-    mailboxes: Vec<crate::reactor::Mailbox>,
-    offered: Arc<Offered>,
-    max_queue_entries: u16,
-    reporter: Arc<Reporter>,
-    from_reactors: UnboundedReceiver<FromReactor>,
-    watches: Vec<Arc<DeviceWatch>>,
-    stopped: oneshot::Receiver<()>,
-    refresh: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl ControlPlane {
-    /// Runs until it is stopped; sends to `ready` when hosts can connect.
-    fn run(mut self, ready: &std::sync::mpsc::Sender<()>) -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(async move {
-            let socket = ApiSocket::bind(&self.socket).await?;
-            let asked: Vec<_> = self.cores.into_iter().zip(self.mailboxes.clone()).collect();
-            let offered = Arc::clone(&self.offered);
-            let mut connections = ConnectionService::new(
-                self.managers,
-                self.returning,
-                self.mailboxes,
-                self.offered,
-                self.max_queue_entries,
-            )?;
-            let inquiry = Inquiry::new(asked, self.adapters, connections.ask(), offered);
-            for device in self.watches {
-                heed(device).context("watching a device")?;
-            }
-            let _ = ready.send(());
-            let refresh = async {
-                loop {
-                    tokio::time::sleep(HEALTH_PERIOD).await;
-                    // On a thread of its own: an SSD that takes its time, or has
-                    // died, must not keep hosts from connecting.
-                    let refresh = Arc::clone(&self.refresh);
-                    if let Err(error) = tokio::task::spawn_blocking(move || refresh()).await {
-                        tracing::error!(%error, "the health of SSDs is not known");
-                    }
-                }
-            };
-            tokio::select! {
-                outcome = connections.serve(&mut self.from_reactors) => {
-                    outcome.context("connection management failed")
-                }
-                outcome = socket.serve(self.reporter, inquiry) => outcome.context("the control API failed"),
-                () = refresh => Ok(()),
-                _ = &mut self.stopped => Ok(()),
-            }
-        })
+        for keeper in &self.keepers {
+            keeper.ask_to_stop();
+        }
+        let mut outcome = control;
+        for keeper in self.keepers {
+            outcome = keeper.join().and(outcome);
+        }
+        outcome
     }
 }
 
@@ -351,10 +307,25 @@ pub(crate) fn configured(
     subsystems.flat_map(|subsystem| subsystem.namespaces.iter().map(move |ns| (subsystem, ns)))
 }
 
+/// A place for each SSD where its troubles are told.
+fn desks<B: Backing>(
+    config: &Config,
+    ssds: &Ssds<B>,
+) -> anyhow::Result<BTreeMap<PciAddress, Desk>> {
+    let limit = Duration::from_millis(config.target.command_timeout_ms.into());
+    let desk = |(address, controller): (&PciAddress, _)| {
+        let serial = Identity::of(controller).serial;
+        let counters = SsdCounters::new(address.to_string(), serial);
+        Ok((*address, Desk::new(limit, counters)?))
+    };
+    ssds.iter().map(desk).collect()
+}
+
 /// One reactor's namespaces, in the order of the configuration.
 fn namespaces<B: Backing>(
     config: &Config,
     ssds: &Ssds<B>,
+    desks: &BTreeMap<PciAddress, Desk>,
     chosen: &[Chosen],
     journal: Option<&Journal>,
 ) -> anyhow::Result<Vec<Namespace>> {
@@ -366,6 +337,7 @@ fn namespaces<B: Backing>(
                 Storage::Nvme { device, nsid } => {
                     let address = ssds::address(device)?;
                     let controller = ssds.get(&address).context("the SSD is not open")?;
+                    let desk = desks.get(&address).context("the SSD is not open")?;
                     let mut queue = controller.create_io_queue_pair(QUEUE_DEPTH)?;
                     if let Some(journal) = journal {
                         queue.set_tap(journal.tap(address));
@@ -374,11 +346,12 @@ fn namespaces<B: Backing>(
                         queue,
                         *nsid,
                         controller.max_transfer_bytes(),
+                        desk.watch(),
                     ))
                 }
             };
             Ok(Namespace {
-                backend,
+                backend: Some(backend),
                 block_bytes: offer::shape(&namespace.backend, ssds)?.block_bytes,
                 routes: chosen.routes.clone(),
                 in_capsule: subsystem.in_capsule.bytes() > 0,
@@ -429,20 +402,8 @@ fn flush_policy(flush: Flush) -> FlushPolicy {
     }
 }
 
-fn update_health<B: Backing>(ssds: &Ssds<B>, healths: &[HealthOf]) {
-    for (health, devices) in healths {
-        let logs = devices.iter().filter_map(|address| {
-            let log = ssds.get(address)?.smart_log();
-            log.inspect_err(|error| tracing::warn!(%error, "no health of an SSD"))
-                .ok()
-        });
-        health.update(logs.map(|log| *log));
-    }
-}
-
 /// Shuts the SSDs down in order. All queue pairs are gone by now.
-pub(crate) fn close<B: Backing>(ssds: Arc<Ssds<B>>) -> anyhow::Result<()> {
-    let ssds = Arc::into_inner(ssds).context("an SSD is still in use")?;
+pub(crate) fn close<B: Backing>(ssds: Ssds<B>) -> anyhow::Result<()> {
     let mut outcome = Ok(());
     for (address, controller) in ssds {
         if let Err(error) = controller.shutdown() {

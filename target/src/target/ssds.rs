@@ -1,7 +1,8 @@
 //! The SSDs of a configuration, opened.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use sidelane_config::{Config, PciSlot};
@@ -15,16 +16,33 @@ use crate::subsystem::{HealthSource, NoHealth};
 /// Commands that one reactor has outstanding at one namespace.
 pub(crate) const QUEUE_DEPTH: u16 = 256;
 
+/// How long an SSD has for an admin command. One that takes longer is reset.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// The controllers by address.
 pub(crate) type Ssds<B> = BTreeMap<PciAddress, Controller<B>>;
+
+/// How an SSD is opened for so many queue pairs of reactors.
+pub(super) fn options(queues: u16) -> Options {
+    Options {
+        // And one to try its memory with.
+        io_queues: queues + 1,
+        admin_timeout: ADMIN_TIMEOUT,
+        ..Options::default()
+    }
+}
 
 /// The address that a configuration names.
 pub(crate) fn address(slot: &PciSlot) -> anyhow::Result<PciAddress> {
     Ok(slot.as_str().parse()?)
 }
 
-/// Opens each SSD that a namespace or a provider names.
-pub(crate) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<Ssds<D::Backing>> {
+/// Each SSD that a namespace or a provider names, and how many queue pairs the
+/// reactors have of it.
+///
+/// # Errors
+/// When an address is none.
+pub(super) fn wanted(config: &Config) -> anyhow::Result<BTreeMap<PciAddress, u16>> {
     let mut queues: BTreeMap<PciAddress, u16> = BTreeMap::new();
     for provider in &config.providers {
         if let Some(device) = provider.ssd() {
@@ -41,6 +59,12 @@ pub(crate) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<S
             *queues.entry(address(device)?).or_default() += reactors;
         }
     }
+    Ok(queues)
+}
+
+/// Opens each SSD that a namespace or a provider names.
+pub(crate) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<Ssds<D::Backing>> {
+    let queues = wanted(config)?;
     // All are let into the address space before any of them is used: memory
     // that is mapped for one is mapped for all.
     let opened: Vec<_> = queues
@@ -50,12 +74,7 @@ pub(crate) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<S
     opened
         .into_iter()
         .map(|(address, queues, backing)| {
-            let options = Options {
-                // And one to try its memory with.
-                io_queues: queues + 1,
-                ..Options::default()
-            };
-            let controller = Controller::open(Arc::new(backing), options)
+            let controller = Controller::open(Arc::new(backing), options(queues))
                 .with_context(|| format!("SSD {address}"))?;
             let identify = controller.identify();
             tracing::info!(
@@ -75,22 +94,30 @@ pub(crate) fn open<D: Devices>(config: &Config, devices: &D) -> anyhow::Result<S
 
 /// The health of a subsystem: the worst of its SSDs, as last read.
 #[derive(Default)]
-pub(super) struct Health {
-    last: Mutex<Option<SmartLog>>,
+pub(crate) struct Health {
+    last: Mutex<BTreeMap<PciAddress, SmartLog>>,
 }
 
 impl Health {
-    /// Takes what its SSDs said just now.
-    pub(super) fn update(&self, logs: impl IntoIterator<Item = SmartLog>) {
-        let worst = logs.into_iter().reduce(worse);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = worst;
+    /// Takes what one of its SSDs said just now.
+    pub(super) fn update(&self, ssd: PciAddress, log: SmartLog) {
+        self.logs().insert(ssd, log);
+    }
+
+    /// An SSD is gone, and its health with it.
+    pub(super) fn forget(&self, ssd: PciAddress) {
+        self.logs().remove(&ssd);
+    }
+
+    fn logs(&self) -> MutexGuard<'_, BTreeMap<PciAddress, SmartLog>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl HealthSource for Health {
     fn smart(&self) -> SmartLog {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.unwrap_or_else(|| NoHealth.smart())
+        let worst = self.logs().values().copied().reduce(worse);
+        worst.unwrap_or_else(|| NoHealth.smart())
     }
 }
 
@@ -142,9 +169,13 @@ mod tests {
         };
         let health = Health::default();
         assert_eq!(health.smart().temperature_k.get(), 298);
-        health.update([log(300, 90, 5), log(330, 100, 7)]);
+        let [first, second] = ["01:00.0", "02:00.0"].map(|address| address.parse().unwrap());
+        health.update(first, log(300, 90, 5));
+        health.update(second, log(330, 100, 7));
         let smart = health.smart();
         assert_eq!((smart.temperature_k.get(), smart.spare_percent), (330, 90));
         assert_eq!(smart.host_reads.get(), 12);
+        health.forget(second);
+        assert_eq!(health.smart().temperature_k.get(), 300);
     }
 }
