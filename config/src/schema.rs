@@ -8,11 +8,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+mod backend;
 mod provider;
 
+pub use backend::Backend;
 pub use provider::{Provider, ProviderChoice, ProviderKind};
 
-use crate::{ByteSize, Nqn, PciSlot, Uuid};
+use crate::{ByteSize, Nqn, Uuid};
 
 /// Everything that `sidelane serve` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -263,37 +265,6 @@ pub struct Namespace {
     /// Its UUID, unique; when not given, the target derives one from NQN and NSID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-}
-
-/// What holds the blocks of a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Backend {
-    /// A namespace of a local SSD, by the userspace driver. No two namespaces share one.
-    Nvme {
-        /// The SSD.
-        device: PciSlot,
-        /// Namespace id on the SSD, 1 to 0xfffffffe.
-        nsid: u32,
-    },
-    /// Nothing: writes are forgotten, reads give zeroes.
-    Null {
-        /// Capacity; a multiple of 4096 bytes, not zero.
-        size: ByteSize,
-        /// Block size in bytes, 512 or 4096.
-        block: u32,
-    },
-}
-
-impl Backend {
-    /// The SSD behind it, if there is one.
-    #[must_use]
-    pub fn device(&self) -> Option<&PciSlot> {
-        match self {
-            Self::Nvme { device, .. } => Some(device),
-            Self::Null { .. } => None,
-        }
-    }
 }
 
 /// Whether the payload of a namespace goes by peer memory.

@@ -103,20 +103,31 @@ enum Role {
     Ssd,
     /// Plain memory behind a BAR.
     Memory,
+    /// An SSD that stays with the kernel.
+    Kernel,
 }
 
 impl Context<'_> {
     /// Complains when the function has another role already.
     fn role(&mut self, section: &Section<'_>, device: &Found<PciSlot>, role: Role) {
-        if *self.roles.entry(device.value.clone()).or_insert(role) != role {
-            section.fault(
-                &device.span,
-                "device",
+        let first = *self.roles.entry(device.value.clone()).or_insert(role);
+        if first == role {
+            return;
+        }
+        let (reason, remedy) = match (first, role) {
+            (Role::Kernel, _) | (_, Role::Kernel) => (
+                "one part of the configuration leaves this function to the kernel, and another takes it \
+                 from there",
+                "for an SSD under vfio-pci write kind = \"cmb\" or \"nvme\"; for one that stays with the \
+                 kernel \"p2pmem\", and \"block\" or \"passthrough\"",
+            ),
+            _ => (
                 "the target drives this function as an SSD, and a provider of kind \"bar\" would let \
                  payload run over its registers",
                 "for the memory of an SSD write kind = \"cmb\" or \"pmr\"",
-            );
-        }
+            ),
+        };
+        section.fault(&device.span, "device", reason, remedy);
     }
 
     /// Complains when `name` has been seen before among things of this `kind`.

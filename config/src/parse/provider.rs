@@ -12,13 +12,15 @@ enum Kind {
     Cmb,
     Pmr,
     Bar,
+    P2pmem,
     Host,
 }
 
-const KINDS: [(&str, Kind); 4] = [
+const KINDS: [(&str, Kind); 5] = [
     ("cmb", Kind::Cmb),
     ("pmr", Kind::Pmr),
     ("bar", Kind::Bar),
+    ("p2pmem", Kind::P2pmem),
     ("host", Kind::Host),
 ];
 
@@ -88,7 +90,7 @@ fn read_kind(
                 &device.span,
                 "device",
                 "host memory belongs to no device",
-                "remove it, or write kind = \"cmb\", \"pmr\" or \"bar\"",
+                "remove it, or write kind = \"cmb\", \"pmr\", \"bar\" or \"p2pmem\"",
             );
         }
         return Some(ProviderKind::Host { size: size? });
@@ -102,6 +104,11 @@ fn read_kind(
     let (role, thing, remedy) = match kind {
         Kind::Pmr => (Role::Ssd, "PMR", "an SSD has one PMR"),
         Kind::Bar => (Role::Memory, "BAR", "a BAR is one piece of memory"),
+        Kind::P2pmem => (
+            Role::Kernel,
+            "published memory",
+            "an SSD publishes one piece of memory",
+        ),
         Kind::Cmb | Kind::Host => (Role::Ssd, "CMB", "an SSD has one CMB"),
     };
     let name = match (kind, bar) {
@@ -122,6 +129,7 @@ fn read_kind(
                 .map_or(ByteSize::default(), |offset| offset.value),
             size,
         },
+        Kind::P2pmem => ProviderKind::P2pmem { device, size },
         Kind::Cmb | Kind::Host => ProviderKind::Cmb { device, size },
     })
 }

@@ -1,16 +1,14 @@
 //! `[[subsystem]]` and its namespaces.
 
 use super::provider::known_providers;
-use super::{Context, Role, read_size};
+mod backend;
+
+use super::Context;
 use crate::reader::{Found, Section};
-use crate::{
-    Backend, ByteSize, Namespace, Nqn, P2pPolicy, PciSlot, ProviderChoice, Subsystem, Uuid,
-};
+use crate::{Backend, ByteSize, Namespace, Nqn, P2pPolicy, ProviderChoice, Subsystem, Uuid};
 
 /// The most namespaces of a subsystem (NN in Identify Controller).
 const MAX_NSID: u32 = 1024;
-/// The highest NSID that names one namespace (NVMe Base Specification 2.0, clause 3.2.1).
-const LAST_NSID: u32 = 0xffff_fffe;
 /// Each entry of each queue owns a buffer of this size, so it stays small.
 const MAX_IN_CAPSULE: ByteSize = ByteSize::kib(16);
 const DEFAULT_IN_CAPSULE: ByteSize = ByteSize::kib(4);
@@ -184,7 +182,7 @@ fn read_namespace(
     section.complain_if_absent("backend", example);
     let backend = section
         .section("backend", &format!("a table, {example}"))
-        .and_then(|backend| read_backend(backend, context));
+        .and_then(|backend| backend::read(backend, context));
     let p2p = section
         .keyword("p2p", &POLICIES)
         .map_or(P2pPolicy::Off, |p2p| p2p.value);
@@ -213,55 +211,6 @@ const POLICIES: [(&str, P2pPolicy); 3] = [
     ("require", P2pPolicy::Require),
 ];
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Nvme,
-    Null,
-}
-
-fn read_backend(mut section: Section<'_>, context: &mut Context<'_>) -> Option<Backend> {
-    section.complain_if_absent("kind", "kind = \"nvme\"");
-    let kind = section.keyword("kind", &[("nvme", Kind::Nvme), ("null", Kind::Null)]);
-    // Without a kind, which other keys belong here is not known.
-    let backend = match kind?.value {
-        Kind::Nvme => {
-            let device = section.required::<PciSlot>("device", "device = \"0000:03:00.0\"");
-            let nsid = section.integer("nsid", 1..=LAST_NSID, "the id of a namespace on an SSD");
-            let nsid = nsid.map_or(1, |nsid| nsid.value);
-            device.map(|device| {
-                let name = ("namespace of an SSD", format!("{} {nsid}", device.value));
-                let remedy = "two namespaces cannot share blocks: name another device or nsid";
-                context.unique(&section, "device", name, &device.span, remedy);
-                context.role(&section, &device, Role::Ssd);
-                Backend::Nvme {
-                    device: device.value,
-                    nsid,
-                }
-            })
-        }
-        Kind::Null => {
-            section.complain_if_absent("size", "size = \"1 GiB\"");
-            let size = read_size(&mut section, "size");
-            let block = read_block(&mut section);
-            size.map(|size| Backend::Null { size, block })
-        }
-    };
-    section.finish();
-    backend
-}
-
-fn read_block(section: &mut Section<'_>) -> u32 {
-    match section.integer("block", 512..=4096, "a block size that hosts take") {
-        Some(block) if block.value != 512 && block.value != 4096 => {
-            let reason = format!("{} is not a block size that hosts take", block.value);
-            section.fault(&block.span, "block", reason, "write 512 or 4096");
-            4096
-        }
-        Some(block) => block.value,
-        None => 4096,
-    }
-}
-
 /// Where a namespace's buffers come from. Complains when that and the policy contradict each other.
 fn read_choice(
     section: &Section<'_>,
@@ -282,7 +231,8 @@ fn read_choice(
     }
     let is_auto = |id: &Found<String>| id.value == "auto";
     if named.iter().all(is_auto) {
-        let no_ssd = backend.is_some_and(|backend| backend.device().is_none());
+        let no_ssd =
+            backend.is_some_and(|backend| backend.device().is_none() && backend.path().is_none());
         if p2p == P2pPolicy::Require && no_ssd {
             section.fault(
                 span,

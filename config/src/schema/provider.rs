@@ -50,6 +50,14 @@ pub enum ProviderKind {
         #[serde(skip_serializing_if = "Option::is_none")]
         size: Option<ByteSize>,
     },
+    /// Memory of an SSD that stays under the kernel's nvme driver, which publishes it.
+    P2pmem {
+        /// The SSD.
+        device: PciSlot,
+        /// Take so much of it; a multiple of 4096 bytes. All that is left of it when not given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        size: Option<ByteSize>,
+    },
     /// Host memory: the fallback that keeps payload off no bus at all.
     Host {
         /// How much; a multiple of 4096 bytes, not zero.
@@ -68,8 +76,18 @@ impl Provider {
         match &self.kind {
             ProviderKind::Cmb { device, .. }
             | ProviderKind::Pmr { device, .. }
-            | ProviderKind::Bar { device, .. } => Some(device),
+            | ProviderKind::Bar { device, .. }
+            | ProviderKind::P2pmem { device, .. } => Some(device),
             ProviderKind::Host { .. } => None,
+        }
+    }
+
+    /// The PCI function that the target takes from the kernel to have this memory.
+    #[must_use]
+    pub fn taken_device(&self) -> Option<&PciSlot> {
+        match &self.kind {
+            ProviderKind::P2pmem { .. } => None,
+            _ => self.device(),
         }
     }
 
@@ -79,7 +97,8 @@ impl Provider {
         match self.kind {
             ProviderKind::Cmb { size, .. }
             | ProviderKind::Pmr { size, .. }
-            | ProviderKind::Bar { size, .. } => size,
+            | ProviderKind::Bar { size, .. }
+            | ProviderKind::P2pmem { size, .. } => size,
             ProviderKind::Host { size } => Some(size),
         }
     }
@@ -89,7 +108,9 @@ impl Provider {
     pub fn ssd(&self) -> Option<&PciSlot> {
         match &self.kind {
             ProviderKind::Cmb { device, .. } | ProviderKind::Pmr { device, .. } => Some(device),
-            ProviderKind::Bar { .. } | ProviderKind::Host { .. } => None,
+            ProviderKind::Bar { .. } | ProviderKind::P2pmem { .. } | ProviderKind::Host { .. } => {
+                None
+            }
         }
     }
 
@@ -100,6 +121,9 @@ impl Provider {
             ProviderKind::Cmb { device, .. } => format!("controller memory buffer of {device}"),
             ProviderKind::Pmr { device, .. } => format!("persistent memory region of {device}"),
             ProviderKind::Bar { device, bar, .. } => format!("BAR {bar} of {device}"),
+            ProviderKind::P2pmem { device, .. } => {
+                format!("memory of {device}, published by the kernel")
+            }
             ProviderKind::Host { .. } => "host memory".to_owned(),
         }
     }

@@ -206,6 +206,32 @@ fn mistakes_in_a_subsystem(#[case] lines: &str, #[case] marked: &str, #[case] sa
     "\"03:00\"",
     "PCI address"
 )]
+#[case::no_path("backend = { kind = \"block\" }", "{ kind = \"block\" }", "path = ")]
+#[case::relative_path(
+    "backend = { kind = \"block\", path = \"nvme0n1\" }",
+    "\"nvme0n1\"",
+    "absolute"
+)]
+#[case::path_with_a_way_back(
+    "backend = { kind = \"passthrough\", path = \"/dev/../dev/ng0n1\" }",
+    "\"/dev/../dev/ng0n1\"",
+    "`..`"
+)]
+#[case::path_of_a_folder(
+    "backend = { kind = \"file\", path = \"/srv/\" }",
+    "\"/srv/\"",
+    "folder"
+)]
+#[case::size_of_a_device(
+    "backend = { kind = \"block\", path = \"/dev/sda\", size = 4096 }",
+    "size",
+    "no such key"
+)]
+#[case::file_size(
+    "backend = { kind = \"file\", path = \"/srv/disk\", size = 512 }",
+    "512",
+    "multiple of 4096"
+)]
 #[case::policy("SSD\np2p = \"required\"", "\"required\"", "did you mean \"require\"")]
 #[case::dangling("SSD\nprovider = \"drum\"", "\"drum\"", "did you mean \"dram\"")]
 #[case::host_required("SSD\np2p = \"require\"\nprovider = \"dram\"", "\"dram\"", "forbids")]
@@ -289,6 +315,12 @@ fn mistakes_in_a_namespace(#[case] lines: &str, #[case] marked: &str, #[case] sa
 #[case::blocks(
     "nsid = 2\nbackend = { kind = \"nvme\", device = \"03:00.0\", nsid = 1 }",
     "\"03:00.0\"",
+    "share blocks"
+)]
+#[case::storage(
+    "nsid = 2\nbackend = { kind = \"block\", path = \"/dev/sda\" }\n\
+     [[subsystem.namespace]]\nnsid = 3\nbackend = { kind = \"file\", path = \"/dev//sda\" }",
+    "\"/dev//sda\"",
     "share blocks"
 )]
 #[case::uuid(

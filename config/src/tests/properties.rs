@@ -59,7 +59,7 @@ fn listeners() -> impl Strategy<Value = Vec<Listener>> {
 }
 
 fn providers() -> impl Strategy<Value = Vec<Provider>> {
-    let draft = (0u8..4, pages(1 << 30), any::<bool>(), 0u8..6, 0u64..9);
+    let draft = (0u8..5, pages(1 << 30), any::<bool>(), 0u8..6, 0u64..9);
     btree_map("p[a-z0-9._-]{0,20}", draft, 0..5).prop_map(|providers| {
         let numbered = providers.into_iter().enumerate();
         let provider = |(index, (id, (kind, size, capped, bar, page)))| {
@@ -81,6 +81,10 @@ fn providers() -> impl Strategy<Value = Vec<Provider>> {
                     offset: ByteSize::new(page * 4096).unwrap(),
                     size: limit,
                 },
+                3 => ProviderKind::P2pmem {
+                    device: slot(0xe0 + index as u8),
+                    size: limit,
+                },
                 _ => ProviderKind::Host { size },
             };
             Provider { id, kind }
@@ -90,7 +94,7 @@ fn providers() -> impl Strategy<Value = Vec<Provider>> {
 }
 
 type Draft = (
-    bool,
+    u8,
     P2pPolicy,
     prop::sample::Index,
     bool,
@@ -104,7 +108,7 @@ fn draft() -> impl Strategy<Value = Draft> {
     let policy = prop::sample::select(policies.to_vec());
     let uuid = option::of(1u128..);
     (
-        any::<bool>(),
+        0u8..5,
         policy,
         any::<prop::sample::Index>(),
         any::<bool>(),
@@ -116,7 +120,7 @@ fn draft() -> impl Strategy<Value = Draft> {
 
 /// A namespace that keeps to the rules: `number` is unique among all, so its device and UUID are.
 fn namespace(nsid: u32, number: u8, draft: Draft, providers: &[Provider]) -> Namespace {
-    let (ssd, p2p, index, named, uuid, size, large_blocks) = draft;
+    let (kind, p2p, index, named, uuid, size, large_blocks) = draft;
     let fitting: Vec<_> = providers
         .iter()
         .filter(|provider| match p2p {
@@ -134,16 +138,21 @@ fn namespace(nsid: u32, number: u8, draft: Draft, providers: &[Provider]) -> Nam
         _ => ProviderChoice::Auto,
     };
     let needs_ssd = p2p == P2pPolicy::Require && provider == ProviderChoice::Auto;
-    let backend = if ssd || needs_ssd {
-        Backend::Nvme {
+    let block = if large_blocks { 4096 } else { 512 };
+    let path = format!("/dev/disk {number}").into();
+    let backend = match kind {
+        0 => Backend::Block { path },
+        1 => Backend::Passthrough { path },
+        2 => Backend::File {
+            path,
+            size: Some(size).filter(|_| large_blocks),
+            block,
+        },
+        3 if !needs_ssd => Backend::Null { size, block },
+        _ => Backend::Nvme {
             device: slot(number),
             nsid: nsid * 7,
-        }
-    } else {
-        Backend::Null {
-            size,
-            block: if large_blocks { 4096 } else { 512 },
-        }
+        },
     };
     let uuid = uuid.map(|uuid| {
         let hex = format!("{:032x}", uuid & !0xff | u128::from(number) | 1 << 127);

@@ -37,6 +37,26 @@ use super::*;
     "\"04:00.0\"",
     "one CMB"
 )]
+#[case::published_twice(
+    "id = \"b\"\nkind = \"p2pmem\"\ndevice = \"07:00.0\"",
+    "\"07:00.0\"",
+    "publishes one piece"
+)]
+#[case::published_and_taken(
+    "id = \"b\"\nkind = \"p2pmem\"\ndevice = \"04:00.0\"",
+    "\"04:00.0\"",
+    "leaves this function to the kernel"
+)]
+#[case::taken_and_published(
+    "id = \"b\"\nkind = \"cmb\"\ndevice = \"07:00.0\"",
+    "\"07:00.0\"",
+    "leaves this function to the kernel"
+)]
+#[case::bar_of_published(
+    "id = \"b\"\nkind = \"p2pmem\"\ndevice = \"05:00.0\"\nbar = 2",
+    "2",
+    "only a provider of kind \"bar\""
+)]
 #[case::bar_missing(
     "id = \"b\"\nkind = \"bar\"\ndevice = \"05:00.0\"",
     "[[provider]]",
@@ -79,7 +99,8 @@ use super::*;
 )]
 fn mistakes_in_a_provider(#[case] lines: &str, #[case] marked: &str, #[case] said: &str) {
     let mine = "[[provider]]\nid = \"mine\"\nkind = \"cmb\"\ndevice = \"0000:04:00.0\"\n\
-                [[provider]]\nid = \"window\"\nkind = \"bar\"\ndevice = \"0000:06:00.0\"\nbar = 2\n";
+                [[provider]]\nid = \"window\"\nkind = \"bar\"\ndevice = \"0000:06:00.0\"\nbar = 2\n\
+                [[provider]]\nid = \"published\"\nkind = \"p2pmem\"\ndevice = \"0000:07:00.0\"\n";
     assert_refused(
         &format!("{}{mine}[[provider]]\n{lines}\n", with("", SSD)),
         marked,
