@@ -6,10 +6,12 @@
 mod cmb;
 mod fitness;
 mod host;
+mod p2pmem;
 
 pub use cmb::{BarOwner, CmbProvider, CmbWindow};
 pub use fitness::{Fitness, PathReason, Realm, verdict};
 pub use host::HostProvider;
+pub use p2pmem::P2pmemProvider;
 
 use crate::{DmaError, Placement, Region};
 

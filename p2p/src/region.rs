@@ -14,11 +14,16 @@ pub enum Placement {
     Peer {
         /// The function whose BAR it is.
         device: PciAddress,
-        /// The number of that BAR.
+        /// The number of that BAR, or [`Placement::UNKNOWN_BAR`].
         bar: u8,
     },
     /// In host memory.
     Host,
+}
+
+impl Placement {
+    /// Stands for the number of a BAR where nobody says which it is.
+    pub const UNKNOWN_BAR: u8 = u8::MAX;
 }
 
 /// Identifies a region for as long as the process runs; never used twice.

@@ -27,3 +27,4 @@ mod words;
 pub use container::{Container, openable};
 pub use device::{BarInfo, Device, DeviceEvent, DeviceWatch};
 pub use error::{GroupMember, VfioError};
+pub(crate) use linux::map_shared;

@@ -141,6 +141,15 @@ impl Drop for Pages {
     }
 }
 
+/// Maps a part of a file, for the CPU to read and write.
+pub(crate) fn map_shared(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<MemView> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let anywhere = std::ptr::null_mut();
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let base = unsafe { mm::mmap(anywhere, len, access, MapFlags::SHARED, file, offset) }?;
+    Pages::into_view(base, len)
+}
+
 impl Kernel for Linux {
     fn open(&self, path: &Path) -> io::Result<OwnedFd> {
         Ok(OpenOptions::new().read(true).write(true).open(path)?.into())
@@ -272,19 +281,7 @@ impl Kernel for Linux {
     }
 
     fn map_device(&self, device: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<MemView> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe {
-            mm::mmap(
-                std::ptr::null_mut(),
-                len,
-                access,
-                MapFlags::SHARED,
-                device,
-                offset,
-            )
-        }?;
-        Pages::into_view(base, len)
+        map_shared(device, offset, len)
     }
 
     fn map_anonymous(&self, len: usize) -> io::Result<MemView> {
