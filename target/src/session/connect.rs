@@ -165,6 +165,7 @@ impl QueueSession {
                 "the controller is another host's",
             ));
         }
+        let epoch = shared.io_epoch();
         if !shared.is_ready() {
             return Err(Refusal::NotReady);
         }
@@ -176,9 +177,14 @@ impl QueueSession {
             shared.detach(qid);
             return Err(Refusal::ConnectNoController(cntlid));
         }
+        if shared.io_epoch() != epoch {
+            // Likewise, but for a reset.
+            shared.detach(qid);
+            return Err(Refusal::NotReady);
+        }
         shared.heard(now);
         tracing::debug!(cntlid, qid, "I/O queue connected");
-        self.state = State::Io(IoQueue::new(subsystem, shared));
+        self.state = State::Io(IoQueue::new(subsystem, shared, epoch));
         Ok(cntlid)
     }
 }

@@ -21,6 +21,8 @@ const RANGE_BYTES: usize = size_of::<DsmRange>();
 pub struct IoQueue {
     subsystem: Arc<Subsystem>,
     shared: Arc<ControllerShared>,
+    /// The controller's, when the queue connected.
+    epoch: u32,
     namespaces: Arc<NamespaceTable>,
     generation: u64,
     max_transfer: u64,
@@ -48,7 +50,11 @@ fn check_range(namespace: &NamespaceInfo, slba: u64, blocks: u64) -> Result<(), 
 }
 
 impl IoQueue {
-    pub(super) fn new(subsystem: Arc<Subsystem>, shared: Arc<ControllerShared>) -> Self {
+    pub(super) fn new(
+        subsystem: Arc<Subsystem>,
+        shared: Arc<ControllerShared>,
+        epoch: u32,
+    ) -> Self {
         // The number first: a table that is newer than it is looked at again.
         let generation = subsystem.namespace_generation();
         let namespaces = subsystem.namespaces();
@@ -56,6 +62,7 @@ impl IoQueue {
         Self {
             subsystem,
             shared,
+            epoch,
             namespaces,
             generation,
             max_transfer,
@@ -64,6 +71,17 @@ impl IoQueue {
 
     pub(super) fn shared(&self) -> &Arc<ControllerShared> {
         &self.shared
+    }
+
+    /// Why the queue is to be closed, if it is.
+    pub(super) fn over(&self) -> Option<CloseReason> {
+        if self.shared.io_epoch() == self.epoch {
+            None
+        } else if self.shared.is_dead() {
+            Some(CloseReason::AssociationEnded)
+        } else {
+            Some(CloseReason::ControllerStopped)
+        }
     }
 
     pub(super) fn command(&mut self, sqe: &Sqe, host_len: HostLen) -> Result<Step, Refusal> {

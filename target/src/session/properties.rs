@@ -43,7 +43,7 @@ impl AdminQueue {
             }
             offset::VS => dword(zerocopy::transmute!(VERSION)),
             offset::CC => dword(zerocopy::transmute!(self.cc)),
-            offset::CSTS => dword(zerocopy::transmute!(self.csts)),
+            offset::CSTS => dword(zerocopy::transmute!(self.status())),
             // No subsystem reset: reads as zero.
             offset::NSSR => dword(U32::ZERO),
             _ => Self::field(at::PROPERTY, "there is no such property"),
@@ -87,11 +87,28 @@ impl AdminQueue {
         if new.shn() != ShutdownNotification::None && old.shn() != new.shn() {
             // Nothing is cached above the backends, whose power stays on.
             self.csts.set_shst(ShutdownStatus::Complete);
+            self.shared.end_io_queues();
         }
         let running = self.csts.rdy() && self.csts.shst() == ShutdownStatus::Normal;
         self.shared.set_ready(running);
         let (cntlid, csts) = (self.shared.cntlid(), self.csts);
         tracing::debug!(cntlid, ?new, ?csts, "controller configured");
+    }
+
+    /// CSTS as the host sees it (3.1.3.6): a reset or shutdown is complete when all
+    /// I/O queues have ended, and nothing that they had asked for is done any more.
+    fn status(&self) -> Csts {
+        let mut csts = self.csts;
+        if !self.shared.has_io() {
+            return csts;
+        }
+        if csts.shst() == ShutdownStatus::Complete {
+            csts.set_shst(ShutdownStatus::Occurring);
+        }
+        if !self.cc.en() && !csts.cfs() {
+            csts.set_rdy(true);
+        }
+        csts
     }
 
     fn enable(&mut self) {
@@ -104,9 +121,12 @@ impl AdminQueue {
     }
 
     /// Controller reset (3.7.2): features go back to their defaults, but for the
-    /// keep-alive timeout that Connect set; held requests are never answered.
+    /// keep-alive timeout that Connect set; held requests are never answered, and
+    /// I/O queues end with all their commands.
     fn reset(&mut self, queue: &mut Queue) {
         self.csts = Csts::new();
+        self.shared.set_ready(false);
+        self.shared.end_io_queues();
         self.features = Features::new(self.features.kato_ms);
         let aborts = self.shared.aborts().reset();
         for cid in self.aers.reset().into_iter().chain(aborts) {

@@ -42,6 +42,8 @@ pub struct QueueSession {
     pub(super) queue: Queue,
     /// Whether an Abort may wait for one of the commands.
     aborting: bool,
+    /// The controller that waits for the end of its commands, once it is closed.
+    draining: Option<Arc<ControllerShared>>,
     pub(super) state: State,
 }
 
@@ -56,6 +58,7 @@ impl QueueSession {
             opened: now,
             queue,
             aborting: false,
+            draining: None,
             state: State::Unconnected,
         }
     }
@@ -230,21 +233,31 @@ impl QueueSession {
         }
     }
 
-    /// The connection has ended, or is about to. Frees the queue identifier; the
+    /// The connection has ended, or is about to, and the session is to be dropped
+    /// when none of its commands is under way any more: a host that resets or
+    /// shuts its controller down waits for that (CSTS). Frees the queue identifier; the
     /// end of an admin queue ends its association, whose other queues are woken.
     pub fn closed(&mut self) {
         match std::mem::replace(&mut self.state, State::Closed) {
             State::Admin(admin) => admin.closed(),
-            State::Io(io) => io.shared().detach(self.queue.qid()),
+            State::Io(io) => {
+                // In this order: in between there would seem to be none.
+                if self.queue.outstanding() > 0 {
+                    io.shared().begin_draining();
+                    self.draining = Some(Arc::clone(io.shared()));
+                }
+                io.shared().detach(self.queue.qid());
+            }
             State::Unconnected | State::Closed => (),
         }
     }
 
     fn over(&self) -> Option<CloseReason> {
-        match (&self.state, self.controller()) {
-            (State::Closed, _) => Some(CloseReason::Closed),
-            (_, Some(shared)) if shared.is_dead() => Some(CloseReason::AssociationEnded),
-            _ => None,
+        match &self.state {
+            State::Closed => Some(CloseReason::Closed),
+            State::Io(io) => io.over(),
+            State::Admin(admin) if admin.shared().is_dead() => Some(CloseReason::AssociationEnded),
+            State::Admin(_) | State::Unconnected => None,
         }
     }
 
@@ -296,6 +309,9 @@ impl QueueSession {
 impl Drop for QueueSession {
     fn drop(&mut self) {
         self.closed();
+        if let Some(shared) = &self.draining {
+            shared.end_draining();
+        }
     }
 }
 

@@ -132,6 +132,9 @@ pub enum CloseReason {
     /// connect, or its subsystem was withdrawn.
     #[error("the association is over")]
     AssociationEnded,
+    /// The host has reset its controller or shut it down.
+    #[error("the controller was reset or shut down")]
+    ControllerStopped,
     /// The host sent Disconnect.
     #[error("the host disconnected the queue")]
     Disconnected,

@@ -72,6 +72,10 @@ pub struct ControllerShared {
     silence_limit_ms: AtomicU64,
     ready: AtomicBool,
     dead: AtomicBool,
+    /// Counts the times that all I/O queues had to end.
+    io_epoch: AtomicU32,
+    /// I/O queues that have ended, but some of whose commands have not.
+    draining: AtomicU32,
     qids: QidSet,
     events: AtomicU32,
     changed: Mutex<BTreeSet<u32>>,
@@ -90,6 +94,8 @@ impl ControllerShared {
             silence_limit_ms: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            io_epoch: AtomicU32::new(0),
+            draining: AtomicU32::new(0),
             qids: QidSet::default(),
             events: AtomicU32::new(0),
             changed: Mutex::default(),
@@ -171,8 +177,38 @@ impl ControllerShared {
     pub fn kill(&self) {
         self.set_ready(false);
         if !self.dead.swap(true, Ordering::AcqRel) {
-            self.wake_all();
+            self.end_io_queues();
         }
+    }
+
+    /// Ends all I/O queues that are connected now, as a controller reset and a
+    /// shutdown do, and wakes every queue.
+    pub fn end_io_queues(&self) {
+        self.io_epoch.fetch_add(1, Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    /// Another number after [`Self::end_io_queues`]: an I/O queue that connected
+    /// before is to be closed.
+    pub fn io_epoch(&self) -> u32 {
+        self.io_epoch.load(Ordering::Acquire)
+    }
+
+    /// An I/O queue has ended; its commands have not until
+    /// [`Self::end_draining`].
+    pub fn begin_draining(&self) {
+        self.draining.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// All commands of an I/O queue that had ended have ended too.
+    pub fn end_draining(&self) {
+        self.draining.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether an I/O queue is connected, or has commands that have not ended.
+    pub fn has_io(&self) -> bool {
+        let queues = self.qids.len() - u32::from(self.qids.contains(0));
+        queues > 0 || self.draining.load(Ordering::Acquire) > 0
     }
 
     /// Makes a queue one of this controller's; `false` when its identifier is in

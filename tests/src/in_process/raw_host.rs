@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use sidelane_nvme::spec::{
     AdminOpcode, CNTLID_DYNAMIC, Cc, Connect, ConnectData, ConnectResult, Cqe, FabricsType, HostId,
-    NqnField, PropertySet, SglDescriptor, Sqe, Status, offset,
+    NqnField, SglDescriptor, Sqe, Status,
 };
 use sidelane_p2p::{MemView, Placement, Region};
 use sidelane_transport::cm::{
@@ -467,15 +467,7 @@ impl RawHost {
     /// # Errors
     /// When it refuses.
     pub fn enable(&mut self, admin: Conn, on: bool) -> anyhow::Result<()> {
-        let cc = Cc::new().with_en(on).with_iosqes(6).with_iocqes(4);
-        let mut command = PropertySet::default();
-        command.cdw0.set_opcode(AdminOpcode::Fabrics.0);
-        command.fctype = FabricsType::PropertySet;
-        command.offset.set(offset::CC);
-        command.value.set(cc.into_bits().get().into());
-        let cqe = self.transact(admin, bare(command.into()))?;
-        ensure!(cqe.status().is_success(), "Property Set: {}", cqe.status());
-        Ok(())
+        self.configure(admin, Cc::new().with_en(on))
     }
 
     /// An association with one I/O queue of `entries`.

@@ -1,15 +1,16 @@
 //! Properties, Identify, features and log pages: what is refused, and how.
 
 use sidelane_nvme::spec::{
-    AdminOpcode, Cns, Csi, ErrorLogEntry, FabricsType, FeatureId, FeatureSelect, FirmwareSlotLog,
-    Fuse, GetFeatures, GetLogPage, Identify, LogId, NSID_ALL, PropertyGet, Psdt, SetFeatures,
-    ShutdownNotification, Sqe, Status, offset,
+    AdminOpcode, Cc, Cns, Csi, ErrorLogEntry, FabricsType, FeatureId, FeatureSelect,
+    FirmwareSlotLog, Fuse, GetFeatures, GetLogPage, Identify, LogId, NSID_ALL, PropertyGet, Psdt,
+    SetFeatures, ShutdownNotification, Sqe, Status, offset,
 };
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use super::host::*;
 use super::linux::{identify, log_page, set_feature};
+use crate::session::{CloseReason, Step};
 use crate::subsystem::{ERROR_LOG_LEN, NSID_MAX};
 
 #[test]
@@ -58,22 +59,67 @@ fn a_property_that_is_not_there_is_an_invalid_field() {
 fn commands_need_an_enabled_controller() {
     let lab = Lab::new();
     let mut host = lab.controller();
-    let mut io = lab.io_queue(&host, 1);
     host.configure(enabled().with_en(false));
-    assert_eq!(host.register(offset::CSTS), 0);
     assert!(identify(&mut host, Cns::Controller, 0).is(Status::COMMAND_SEQUENCE_ERROR));
-    assert!(
-        io.send(sqe(0x00, 1), &[], 0)
-            .is(Status::COMMAND_SEQUENCE_ERROR)
-    );
+    let connect = |lab: &Lab, cntlid| {
+        lab.open()
+            .connect(connect(1, 127, 0), &connect_data(SUBNQN, cntlid))
+    };
+    let cqe = connect(&lab, host.cntlid());
+    assert!(cqe.status().same_code(Status::COMMAND_SEQUENCE_ERROR) && !cqe.status().dnr());
     host.enable();
     assert!(identify(&mut host, Cns::Controller, 0).is(Status::SUCCESS));
-    assert!(io.send(sqe(0x00, 1), &[], 0).is(Status::SUCCESS));
     host.configure(enabled().with_shn(ShutdownNotification::Abrupt));
-    assert_eq!(host.register(offset::CSTS), 0b1001);
+    let cqe = connect(&lab, host.cntlid());
+    assert!(cqe.status().same_code(Status::COMMAND_SEQUENCE_ERROR));
+}
+
+#[rstest::rstest]
+#[case::by_a_reset(enabled().with_en(false), 0b0001, 0b0000)]
+#[case::by_a_shutdown(enabled().with_shn(ShutdownNotification::Normal), 0b0101, 0b1001)]
+#[case::by_an_abrupt_shutdown(enabled().with_shn(ShutdownNotification::Abrupt), 0b0101, 0b1001)]
+fn a_controller_that_is_stopped_says_so_when_its_io_queues_have_ended(
+    #[case] stop: Cc,
+    #[case] meanwhile: u64,
+    #[case] afterwards: u64,
+) {
+    let lab = Lab::new();
+    let mut host = lab.controller();
+    let (mut idle, mut busy) = (lab.io_queue(&host, 1), lab.io_queue(&host, 2));
+    let mut read: Sqe = sqe(0x02, 1);
+    read.cdw0.set_cid(1);
+    assert!(matches!(
+        busy.session.command(&read, Ok(512), busy.now),
+        Step::Io(_)
+    ));
+    assert_eq!(host.register(offset::CSTS), 1);
+    host.configure(stop);
+    assert_eq!(host.register(offset::CSTS), meanwhile);
+    for io in [&mut idle, &mut busy] {
+        assert_eq!(io.wakes(), 1);
+        assert_eq!(
+            io.session.tick(io.now),
+            Some(CloseReason::ControllerStopped)
+        );
+        let outcome = io.send(sqe(0x00, 1), &[], 0);
+        assert_eq!(outcome.close, Some(CloseReason::ControllerStopped));
+        io.session.closed();
+    }
+    drop(idle);
+    assert_eq!(
+        host.register(offset::CSTS),
+        meanwhile,
+        "a command is under way"
+    );
+    drop(busy);
+    assert_eq!(host.register(offset::CSTS), afterwards);
+    host.configure(enabled().with_en(false));
+    host.enable();
+    assert_eq!(host.register(offset::CSTS), 1);
     assert!(
-        io.send(sqe(0x00, 1), &[], 0)
-            .is(Status::COMMAND_SEQUENCE_ERROR)
+        lab.io_queue(&host, 1)
+            .send(sqe(0x00, 1), &[], 0)
+            .is(Status::SUCCESS)
     );
 }
 

@@ -97,7 +97,7 @@ fn a_linux_host_connects_does_io_and_disconnects() {
     let aer = host.send(admin(AdminOpcode::AsyncEventRequest, 0), &[], 0);
     assert!(aer.cqe.is_none() && aer.close.is_none());
     let mut io = lab.io_queue(&host, 1);
-    let _other = lab.io_queue(&host, 2);
+    let mut other = lab.io_queue(&host, 2);
 
     // The scan.
     let outcome = identify(&mut host, Cns::ActiveNamespaces, 0);
@@ -137,6 +137,7 @@ fn a_linux_host_connects_does_io_and_disconnects() {
     assert_eq!(outcome.close, Some(CloseReason::Disconnected));
     assert!(outcome.is(Status::SUCCESS));
     io.session.closed();
+    other.session.closed();
     assert!(!host.session.controller().unwrap().qids().contains(1));
     host.configure(enabled().with_shn(ShutdownNotification::Normal));
     assert_eq!(csts(&mut host).shst(), ShutdownStatus::Complete);

@@ -1,10 +1,13 @@
 //! Commands of a raw host, and the queues that they go to.
 
+use anyhow::ensure;
 use sidelane_nvme::spec::{
-    DataPtr, NvmOpcode, Psdt, ReadWrite, ReadWriteCdw12, SglDescriptor, Sqe,
+    AdminOpcode, Cc, Csts, DataPtr, FabricsType, NvmOpcode, PropertyGet, PropertySet, Psdt,
+    ReadWrite, ReadWriteCdw12, SglDescriptor, Sqe, offset,
 };
+use zerocopy::little_endian::U32;
 
-use super::Conn;
+use super::{Conn, RawHost};
 
 /// What Connect says of a queue.
 #[derive(Debug, Clone, Copy)]
@@ -55,4 +58,36 @@ pub fn read_write(opcode: NvmOpcode, nsid: u32, lba: u64, blocks: u32) -> Sqe {
     command.slba.set(lba);
     command.cdw12 = ReadWriteCdw12::new().with_nlb_z(blocks.wrapping_sub(1) as u16);
     command.into()
+}
+
+impl RawHost {
+    /// Writes CC, with entry sizes as they have to be.
+    ///
+    /// # Errors
+    /// When the controller refuses.
+    pub fn configure(&mut self, admin: Conn, cc: Cc) -> anyhow::Result<()> {
+        let cc = cc.with_iosqes(6).with_iocqes(4);
+        let mut command = PropertySet::default();
+        command.cdw0.set_opcode(AdminOpcode::Fabrics.0);
+        command.fctype = FabricsType::PropertySet;
+        command.offset.set(offset::CC);
+        command.value.set(cc.into_bits().get().into());
+        let cqe = self.transact(admin, bare(command.into()))?;
+        ensure!(cqe.status().is_success(), "Property Set: {}", cqe.status());
+        Ok(())
+    }
+
+    /// Reads CSTS.
+    ///
+    /// # Errors
+    /// When the controller refuses.
+    pub fn csts(&mut self, admin: Conn) -> anyhow::Result<Csts> {
+        let mut command = PropertyGet::default();
+        command.cdw0.set_opcode(AdminOpcode::Fabrics.0);
+        command.fctype = FabricsType::PropertyGet;
+        command.offset.set(offset::CSTS);
+        let cqe = self.transact(admin, bare(command.into()))?;
+        ensure!(cqe.status().is_success(), "Property Get: {}", cqe.status());
+        Ok(Csts::from_bits(U32::new(cqe.dw0.get())))
+    }
 }
