@@ -4,8 +4,12 @@
 //! nothing is locked. Commands are queued by [`Backend::submit`], made known to
 //! the device by one [`Backend::ring`] a batch, and their ends are polled.
 
+mod block;
+mod file;
 mod null;
 mod nvme;
+mod passthrough;
+mod uring;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -16,6 +20,7 @@ use sidelane_p2p::Region;
 
 pub use null::NullBackend;
 pub use nvme::{NvmeBackend, Trouble, Watch};
+pub use uring::{KernelStorage, StorageError, StorageShape, client};
 
 /// Ends of commands that one poll returns at most.
 pub const MAX_DONE: usize = 64;

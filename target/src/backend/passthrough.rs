@@ -1,0 +1,178 @@
+//! NVMe commands handed to the kernel's driver as they are (`/dev/ngXnY`), by
+//! io_uring: no block layer in between, and a command's own status comes back.
+
+mod ioctl;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use sidelane_nvme::spec::{
+    Cns, DsmAttributes, IdentifyController, IdentifyNamespace, NvmOpcode, ReadWriteCdw12, Status,
+    WriteZeroesCdw12,
+};
+
+use super::block;
+use super::uring::errno;
+use super::uring::{
+    Call, Kind, Next, NvmeCall, Operation, StorageError, StorageShape, Task, sysfs,
+};
+
+/// A namespace, for the commands that name it.
+#[derive(Debug, Clone)]
+pub(super) struct Passthrough {
+    nsid: u32,
+}
+
+/// A namespace that was opened.
+pub(super) struct Opened {
+    pub(super) kind: Passthrough,
+    pub(super) file: File,
+    /// Held so that nobody mounts it meanwhile.
+    pub(super) claim: Option<File>,
+    pub(super) shape: StorageShape,
+}
+
+/// Opens a generic character device of a namespace, and claims the block device
+/// of the same namespace.
+///
+/// # Errors
+/// When it is not there, in use, or of a format without its like here.
+pub(super) fn open(path: &Path, sys: &Path) -> Result<Opened, StorageError> {
+    let failed = |reason: String, remedy: &str| StorageError::new(path, reason, remedy);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::CLOEXEC.bits() as i32)
+        .open(path)
+        .map_err(|error| StorageError::open(path, &error))?;
+    let meta = file
+        .metadata()
+        .map_err(|error| StorageError::open(path, &error))?;
+    let nsid = match ioctl::nsid(&file) {
+        Ok(nsid) if meta.file_type().is_char_device() => nsid,
+        _ => {
+            let remedy = "name a generic device, such as /dev/ng0n1 (`ls /dev/ng*`), or use kind = \"block\"";
+            return Err(failed(
+                "it is no character device of an NVMe namespace".into(),
+                remedy,
+            ));
+        }
+    };
+    let claim = claim(path, sys)?;
+    let asked = |error: Errno| {
+        let remedy = "see `dmesg` for the SSD's troubles; the command needs the right to send admin commands (root)";
+        failed(format!("its SSD does not say what it is: {error}"), remedy)
+    };
+    let namespace: Box<IdentifyNamespace> =
+        ioctl::identify(&file, Cns::Namespace, nsid).map_err(asked)?;
+    let controller: Box<IdentifyController> =
+        ioctl::identify(&file, Cns::Controller, 0).map_err(asked)?;
+    let block_bytes = usable_block(&namespace).map_err(|reason| {
+        failed(
+            reason,
+            "format it with 512 or 4096 bytes a block and no metadata (`nvme format`)",
+        )
+    })?;
+    let queue = sysfs::Queue::of(&sysfs::block_beside(path, sys));
+    Ok(Opened {
+        kind: Passthrough { nsid },
+        file,
+        claim,
+        shape: StorageShape {
+            blocks: namespace.nsze.get(),
+            block_bytes,
+            volatile_write_cache: controller.vwc.present(),
+            deallocate: controller.oncs.dsm(),
+            write_zeroes: controller.oncs.write_zeroes(),
+            // The kernel knows the controller's MDTS and its own limits; what
+            // it does not split is up to us.
+            max_transfer_bytes: queue.whole_transfer_bytes(),
+        },
+    })
+}
+
+/// Bytes of the blocks of a namespace.
+fn usable_block(namespace: &IdentifyNamespace) -> Result<u32, String> {
+    let format = namespace
+        .format()
+        .ok_or("its format is not among its formats")?;
+    match (format.metadata_bytes.get(), format.data_bytes()) {
+        (0, Some(bytes @ (512 | 4096))) if namespace.nsze.get() > 0 => Ok(bytes),
+        (0, Some(512 | 4096)) => Err("it has no blocks".to_owned()),
+        (0, _) => Err(format!("its blocks are of 2^{} bytes", format.lbads)),
+        (metadata, _) => Err(format!("its blocks have {metadata} bytes of metadata")),
+    }
+}
+
+/// The block device of the same namespace, for ourselves; `None` where the kernel
+/// has none for it.
+fn claim(path: &Path, sys: &Path) -> Result<Option<File>, StorageError> {
+    let name = sysfs::block_beside(path, sys);
+    let Some(name) = name.file_name() else {
+        return Ok(None);
+    };
+    let device: PathBuf = path.with_file_name(name);
+    if !device.exists() {
+        return Ok(None);
+    }
+    block::claim(&device, OFlags::RDONLY, sys).map(Some)
+}
+
+impl Kind for Passthrough {
+    fn call(&self, task: &Task) -> Result<Call, Status> {
+        let (slba, count) = (task.blocks().slba, task.blocks().count);
+        let nlb_z = u16::try_from(count.saturating_sub(1)).map_err(|_| Status::INVALID_FIELD)?;
+        let transfer = |opcode: NvmOpcode, fua| NvmeCall {
+            cdw12: ReadWriteCdw12::new().with_nlb_z(nlb_z).with_fua(fua).raw(),
+            ..self.command(opcode, slba)
+        };
+        Ok(Call::Nvme(match task.operation() {
+            Operation::Read => transfer(NvmOpcode::Read, false),
+            Operation::Write { fua } => transfer(NvmOpcode::Write, fua),
+            Operation::Flush => self.command(NvmOpcode::Flush, 0),
+            Operation::Zeroes { fua } => NvmeCall {
+                cdw12: WriteZeroesCdw12::new()
+                    .with_nlb_z(nlb_z)
+                    .with_fua(fua)
+                    .raw(),
+                ..self.command(NvmOpcode::WriteZeroes, slba)
+            },
+            Operation::Deallocate => NvmeCall {
+                cdw10: task.ranges().checked_sub(1).ok_or(Status::SUCCESS)? as u32,
+                cdw11: DsmAttributes::new().with_deallocate(true).raw(),
+                ..self.command(NvmOpcode::DatasetManagement, 0)
+            },
+        }))
+    }
+
+    /// Zero or above is the status of the command itself (without its phase bit),
+    /// below is what the kernel says for want of one.
+    fn ended(&mut self, task: &mut Task, result: i32) -> Next {
+        let error = match u16::try_from(result) {
+            Ok(status) => return Next::Done(Status::from_bits(status)),
+            Err(_) => Errno::from_raw_os_error(result.saturating_neg()),
+        };
+        match error {
+            Errno::AGAIN if task.may_retry() => Next::Again,
+            // The kernel says so of a command that it gave up itself: its time was
+            // over, or the controller was reset.
+            Errno::INTR => Next::Done(Status::COMMAND_INTERRUPTED),
+            error => Next::Done(errno::status(error, task.operation(), task.is_peer())),
+        }
+    }
+}
+
+impl Passthrough {
+    fn command(&self, opcode: NvmOpcode, slba: u64) -> NvmeCall {
+        NvmeCall {
+            opcode: opcode.0,
+            nsid: self.nsid,
+            cdw10: slba as u32,
+            cdw11: (slba >> 32) as u32,
+            ..NvmeCall::default()
+        }
+    }
+}
