@@ -90,7 +90,7 @@ impl VfioDevices {
                 config
                     .providers
                     .iter()
-                    .filter_map(|provider| provider.device()),
+                    .filter_map(|provider| provider.taken_device()),
             )
             .map(|slot| slot.as_str())
             .collect();

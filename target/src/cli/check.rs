@@ -5,13 +5,13 @@ use sidelane_config::Config;
 
 use super::args::CheckArgs;
 use crate::devices::VfioDevices;
-use crate::target::memory::foresee;
+use crate::target::memory::{Foresight, foresee};
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     let devices = VfioDevices::new("/sys")?;
     let mut problems = devices.problems(&config);
-    let refusals = foresee(&config, &devices);
+    let refusals = foresee(&config, &devices, Foresight::Alone);
     problems.extend(refusals.iter().map(|refusal| format!("{refusal:#}")));
     if args.json {
         println!("{}", serde_json::to_string(&config)?);

@@ -42,6 +42,7 @@ use self::plan::Path;
 use self::wire::Wire;
 use crate::devices::Devices;
 use crate::target::adapters::Adapters;
+use crate::target::kernel::Kernel;
 use crate::target::{close, configured, memory, offer, ssds};
 
 /// Most transfers in flight: what a queue of the target's depth holds.
@@ -117,19 +118,21 @@ fn run_behind<D: Devices>(
     // All memory for one reactor: the paths are the same for each.
     let mut config = config.clone();
     config.target.cores.truncate(1);
-    if let Some(refusal) = memory::foresee(&config, devices).into_iter().next() {
+    let foreseen = memory::foresee(&config, devices, memory::Foresight::BeforeOpening);
+    if let Some(refusal) = foreseen.into_iter().next() {
         return Err(refusal);
     }
     let alone = "the self-test takes what a target takes, for itself alone (a running target must \
                  be stopped first)";
     let mut adapters = Adapters::open(&config, 1).context(alone)?;
+    let kernel = Kernel::open(&config).context(alone)?;
     let ssds = ssds::open(&config, devices).context(alone)?;
     for (subsystem, namespace) in configured(&config) {
-        offer::shape(&namespace.backend, &ssds)
+        offer::shape(&namespace.backend, &ssds, &kernel)
             .with_context(|| format!("{} nsid {}", subsystem.nqn, namespace.nsid))?;
     }
     let space = devices.space();
-    let memory = memory::plan(&config, devices, &ssds, &space, &mut adapters)?;
+    let memory = memory::plan(&config, devices, &ssds, &kernel, &space, &mut adapters)?;
     let (paths, mut notes) = plan::paths(&config, &adapters, &memory)?;
     let mut wires: Vec<Wire> = adapters
         .next_parts()

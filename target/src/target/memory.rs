@@ -2,6 +2,7 @@
 //! it, and the pools made of that.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -11,14 +12,16 @@ use sidelane_config::{
 use sidelane_nvme::driver::Controller;
 use sidelane_p2p::pool::{Pool, PoolSpec};
 use sidelane_p2p::provider::{
-    CmbProvider, Fitness, HostProvider, OwnUse, PathReason, Provider, Realm,
+    CmbProvider, Fitness, HostProvider, OwnUse, P2pmemProvider, PathReason, Provider, Realm,
 };
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, Region};
 use sidelane_transport::nic;
 
 use super::adapters::Adapters;
+use super::kernel::{Kernel, SYSFS};
 use super::ssds::{Ssds, address};
 use super::{configured, probe};
+use crate::backend::{self, KernelStorage};
 use crate::devices::Devices;
 use crate::reactor::{DataPath, POOL_ACCESS, Route, Routes};
 use crate::report::{PoolFacts, WayFacts};
@@ -58,14 +61,34 @@ pub(crate) struct Memory {
     pub(crate) chosen: Vec<Chosen>,
 }
 
+/// What [`foresee`] is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Foresight {
+    /// All that can be told without opening anything.
+    Alone,
+    /// What need not be opened to be refused. The kernel has the last word on its
+    /// own storage: it is asked when that is open.
+    BeforeOpening,
+}
+
 /// What of the policies cannot be met whatever the devices turn out to have:
 /// told from the topology alone, before any device is opened.
-pub(crate) fn foresee<D: Devices>(config: &Config, devices: &D) -> Vec<anyhow::Error> {
+pub(crate) fn foresee<D: Devices>(
+    config: &Config,
+    devices: &D,
+    asked: Foresight,
+) -> Vec<anyhow::Error> {
     let mut refusals = Vec::new();
     for subsystem in &config.subsystems {
         for namespace in &subsystem.namespaces {
+            if asked == Foresight::BeforeOpening && namespace.backend.path().is_some() {
+                continue;
+            }
             let outcome = assumed(config, namespace).and_then(|(client, candidates)| {
-                let judge = |memory, clients: &[PciAddress]| devices.verdict(memory, clients);
+                let judge = |memory, clients: &[PciAddress]| {
+                    nowhere(&namespace.backend, memory)
+                        .unwrap_or_else(|| devices.verdict(memory, clients))
+                };
                 Ok(choose(
                     namespace.p2p,
                     &namespace.provider,
@@ -85,12 +108,28 @@ pub(crate) fn foresee<D: Devices>(config: &Config, devices: &D) -> Vec<anyhow::E
 
 /// What moves the payload of a namespace to and from its blocks.
 fn client(storage: &Storage) -> anyhow::Result<Client> {
+    let ssd = storage.device().map(address).transpose()?;
     Ok(Client {
-        ssd: storage.device().map(address).transpose()?,
+        ssd: ssd.or_else(|| backend::client(storage, Path::new(SYSFS))?.ok()),
         realm: match storage {
             Storage::Nvme { .. } => Realm::Vfio,
+            Storage::Block { .. } | Storage::Passthrough { .. } | Storage::File { .. } => {
+                Realm::Kernel
+            }
             Storage::Null { .. } => Realm::Both,
         },
+    })
+}
+
+/// Why storage of the kernel's has no one function that would reach a device's
+/// memory; `None` when it has, or is not the kernel's.
+fn nowhere(storage: &Storage, memory: Placement) -> Option<Fitness> {
+    let words = backend::client(storage, Path::new(SYSFS))?.err()?;
+    matches!(memory, Placement::Peer { .. }).then(|| Fitness {
+        code: PathReason::NoRoute,
+        text: words,
+        remedy: Some("use the SSD itself, or set p2p to \"prefer\" or \"off\"".to_owned()),
+        route: None,
     })
 }
 
@@ -100,6 +139,7 @@ fn realm(kind: &ProviderKind) -> Realm {
         ProviderKind::Cmb { .. } | ProviderKind::Pmr { .. } | ProviderKind::Bar { .. } => {
             Realm::Vfio
         }
+        ProviderKind::P2pmem { .. } => Realm::Kernel,
         ProviderKind::Host { .. } => Realm::Both,
     }
 }
@@ -137,6 +177,7 @@ pub(crate) fn plan<D: Devices>(
     config: &Config,
     devices: &D,
     ssds: &Ssds<D::Backing>,
+    kernel: &Kernel,
     space: &Arc<dyn DmaSpace>,
     adapters: &mut Adapters,
 ) -> anyhow::Result<Memory> {
@@ -148,6 +189,7 @@ pub(crate) fn plan<D: Devices>(
     let mut judge = Judge {
         devices,
         ssds,
+        kernel,
         opened: &opened,
         proved: BTreeMap::new(),
     };
@@ -226,6 +268,7 @@ pub(crate) fn plan<D: Devices>(
 struct Judge<'a, D: Devices> {
     devices: &'a D,
     ssds: &'a Ssds<D::Backing>,
+    kernel: &'a Kernel,
     opened: &'a [Opened],
     /// What trying the legs to a namespace's SSD showed, by namespace and
     /// candidate: it is the same behind every adapter.
@@ -242,14 +285,31 @@ impl<D: Devices> Judge<'_, D> {
         memory: Placement,
         clients: &[PciAddress],
     ) -> Fitness {
+        if let Some(nowhere) = nowhere(&namespace.backend, memory) {
+            return nowhere;
+        }
         let clients: Vec<_> = clients.iter().copied().chain(adapter.pci()).collect();
         let fitness = self.devices.verdict(memory, &clients);
         let mut all = self.opened.iter().enumerate();
         let Some((at, opened)) = all.find(|(_, it)| it.candidate.placement == memory) else {
             return fitness;
         };
+        let leg = leg(namespace, opened, self.ssds, self.kernel);
+        let mut tried = |leg: &Leg<'_, _>| {
+            let tried = || leg.prove().map_err(|error| format!("{error:#}"));
+            let known = self.proved.entry((number, at));
+            known.or_insert_with(tried).clone()
+        };
         if !fitness.is_peer() {
-            return fitness;
+            // The kernel judges for itself, and says so.
+            let said = match leg {
+                Some(leg @ Leg::Kernel { .. }) => tried(&leg).err(),
+                _ => None,
+            };
+            let text = said.map_or(fitness.text.clone(), |said| {
+                format!("{}; {said}", fitness.text)
+            });
+            return Fitness { text, ..fitness };
         }
         if let Err(error) = adapter.try_register(&opened.region, POOL_ACCESS) {
             return Fitness {
@@ -263,11 +323,10 @@ impl<D: Devices> Judge<'_, D> {
                 ..fitness
             };
         }
-        let Some(leg) = leg(namespace, opened, self.ssds) else {
+        let Some(leg) = leg else {
             return fitness;
         };
-        let tried = || leg.prove().map_err(|error| format!("{error:#}"));
-        match self.proved.entry((number, at)).or_insert_with(tried) {
+        match tried(&leg) {
             Ok(said) => Fitness {
                 text: format!("{}; {said}", fitness.text),
                 ..fitness
@@ -278,37 +337,68 @@ impl<D: Devices> Judge<'_, D> {
                     "{}, but a transfer that was tried failed: {error}",
                     fitness.text
                 ),
-                remedy: Some(format!(
-                    "look for DMA or IOMMU faults of {} in `dmesg`, or use other memory",
-                    leg.ssd
-                )),
+                remedy: Some(leg.remedy()),
                 ..fitness
             },
         }
     }
 }
 
-/// The legs between a namespace's SSD and memory.
-struct Leg<'a, B: sidelane_nvme::Backing> {
-    ssd: PciAddress,
-    controller: &'a Controller<B>,
-    nsid: u32,
-    region: &'a Region,
-    uses: OwnUse,
+/// The legs between a namespace's storage and memory.
+enum Leg<'a, B: sidelane_nvme::Backing> {
+    /// By an SSD that is driven here.
+    Driven {
+        ssd: PciAddress,
+        controller: &'a Controller<B>,
+        nsid: u32,
+        region: &'a Region,
+        uses: OwnUse,
+    },
+    /// By the kernel.
+    Kernel {
+        storage: &'a KernelStorage,
+        region: &'a Region,
+    },
 }
 
 impl<B: sidelane_nvme::Backing> Leg<'_, B> {
     fn prove(&self) -> anyhow::Result<&'static str> {
-        probe::prove(self.controller, self.nsid, self.region, self.uses)
+        match *self {
+            Self::Driven {
+                controller,
+                nsid,
+                region,
+                uses,
+                ..
+            } => probe::prove(controller, nsid, region, uses),
+            Self::Kernel { storage, region } => storage.prove(region).map_err(anyhow::Error::msg),
+        }
+    }
+
+    /// What to do when that fails.
+    fn remedy(&self) -> String {
+        match self {
+            Self::Driven { ssd, .. } => {
+                format!("look for DMA or IOMMU faults of {ssd} in `dmesg`, or use other memory")
+            }
+            Self::Kernel { .. } => {
+                "look for what the kernel says of it in `dmesg`, or use other memory".to_owned()
+            }
+        }
     }
 }
 
-/// `None` where no SSD is behind the namespace.
+/// `None` where no device is behind the namespace.
 fn leg<'a, B: sidelane_nvme::Backing>(
     namespace: &Namespace,
     opened: &'a Opened,
     ssds: &'a Ssds<B>,
+    kernel: &'a Kernel,
 ) -> Option<Leg<'a, B>> {
+    if let Some(storage) = kernel.get(&namespace.backend) {
+        let region = &opened.region;
+        return Some(Leg::Kernel { storage, region });
+    }
     let Storage::Nvme { device, nsid } = &namespace.backend else {
         return None;
     };
@@ -322,7 +412,7 @@ fn leg<'a, B: sidelane_nvme::Backing>(
             writes: true,
         },
     };
-    Some(Leg {
+    Some(Leg::Driven {
         ssd,
         controller: ssds.get(&ssd)?,
         nsid: *nsid,
@@ -486,6 +576,11 @@ fn open_all<B: sidelane_nvme::Backing>(
                     format!("SSD {address} has no controller memory buffer; remove this provider, or name an SSD that has one")
                 });
                 cmb.and_then(|cmb| open(provider.id.clone(), &cmb, limit))
+            }
+            ProviderKind::P2pmem { device, size } => {
+                let size = size.map(|size| size.bytes());
+                let published = P2pmemProvider::new(SYSFS, address(device)?, size);
+                open(provider.id.clone(), &published, limit)
             }
             ProviderKind::Pmr { .. } | ProviderKind::Bar { .. } => {
                 bail!("provider {}: this kind is not served yet", provider.id)

@@ -9,6 +9,7 @@ pub(crate) mod adapters;
 mod journal;
 mod keeper;
 mod keepers;
+pub(crate) mod kernel;
 pub(crate) mod memory;
 pub(crate) mod offer;
 mod plane;
@@ -34,7 +35,8 @@ use self::adapters::Adapters;
 use self::journal::Journal;
 use self::keeper::{Desk, Identity, Keeper, Kept};
 use self::keepers::Makers;
-use self::memory::{Chosen, Memory};
+use self::kernel::Kernel;
+use self::memory::{Chosen, Foresight, Memory};
 use self::plane::ControlPlane;
 use self::ssds::{QUEUE_DEPTH, Ssds};
 use crate::backend::{Backend, NullBackend, NvmeBackend};
@@ -66,6 +68,8 @@ pub struct Target {
     /// How the control plane ended.
     control: JoinHandle<anyhow::Result<()>>,
     keepers: Vec<Keeper>,
+    /// Nobody else may have it meanwhile.
+    _kernel: Kernel,
 }
 
 impl Target {
@@ -85,15 +89,17 @@ impl Target {
             .map(Journal::create)
             .transpose()?;
         // Before any device is touched.
-        if let Some(refusal) = memory::foresee(config, &devices).into_iter().next() {
+        let foreseen = memory::foresee(config, &devices, Foresight::BeforeOpening);
+        if let Some(refusal) = foreseen.into_iter().next() {
             return Err(refusal);
         }
         let mut adapters = Adapters::open(config, config.target.cores.len())?;
         let devices = Arc::new(devices);
+        let kernel = Kernel::open(config)?;
         let ssds = ssds::open(config, &*devices)?;
         for (subsystem, namespace) in configured(config) {
             // Before anything is tried on it: is it there at all?
-            offer::shape(&namespace.backend, &ssds)
+            offer::shape(&namespace.backend, &ssds, &kernel)
                 .with_context(|| format!("{} nsid {}", subsystem.nqn, namespace.nsid))?;
         }
         let space = devices.space();
@@ -101,8 +107,8 @@ impl Target {
             shares,
             facts: pools,
             chosen,
-        } = memory::plan(config, &*devices, &ssds, &space, &mut adapters)?;
-        let (offered, healths) = offer::make(config, &ssds, &chosen)?;
+        } = memory::plan(config, &*devices, &ssds, &kernel, &space, &mut adapters)?;
+        let (offered, healths) = offer::make(config, &ssds, &kernel, &chosen)?;
         let desks = desks(config, &ssds)?;
         let memory_of = |address: &PciAddress| Kept::of(*address, &shares);
         let kept: BTreeMap<_, _> = ssds.keys().map(|at| (*at, memory_of(at))).collect();
@@ -128,7 +134,7 @@ impl Target {
                 nics: adapters.next_parts(),
                 flush: flush_policy(config.target.flush),
                 space: Arc::clone(&space),
-                namespaces: namespaces(config, &ssds, &desks, &chosen, journal.as_ref())?,
+                namespaces: namespaces(config, &ssds, &kernel, &desks, &chosen, journal.as_ref())?,
                 pools,
                 in_capsule: in_capsule.unwrap_or(0) as usize,
                 counters,
@@ -203,6 +209,7 @@ impl Target {
             ended,
             control,
             keepers,
+            _kernel: kernel,
         };
         match started.recv() {
             Ok(()) => Ok(target),
@@ -325,6 +332,7 @@ fn desks<B: Backing>(
 fn namespaces<B: Backing>(
     config: &Config,
     ssds: &Ssds<B>,
+    kernel: &Kernel,
     desks: &BTreeMap<PciAddress, Desk>,
     chosen: &[Chosen],
     journal: Option<&Journal>,
@@ -334,6 +342,11 @@ fn namespaces<B: Backing>(
         .map(|((subsystem, namespace), chosen)| {
             let backend: Box<dyn Backend> = match &namespace.backend {
                 Storage::Null { .. } => Box::new(NullBackend::new()),
+                Storage::Block { .. } | Storage::Passthrough { .. } | Storage::File { .. } => {
+                    let storage = kernel.get(&namespace.backend);
+                    let storage = storage.context("the storage is not open")?;
+                    storage.backend(QUEUE_DEPTH)?
+                }
                 Storage::Nvme { device, nsid } => {
                     let address = ssds::address(device)?;
                     let controller = ssds.get(&address).context("the SSD is not open")?;
@@ -352,7 +365,7 @@ fn namespaces<B: Backing>(
             };
             Ok(Namespace {
                 backend: Some(backend),
-                block_bytes: offer::shape(&namespace.backend, ssds)?.block_bytes,
+                block_bytes: offer::shape(&namespace.backend, ssds, kernel)?.block_bytes,
                 routes: chosen.routes.clone(),
                 in_capsule: subsystem.in_capsule.bytes() > 0,
             })
@@ -366,10 +379,7 @@ fn namespace_facts(config: &Config, chosen: &[Chosen]) -> Vec<NamespaceFacts> {
         .map(|((subsystem, namespace), chosen)| NamespaceFacts {
             nqn: subsystem.nqn.to_string(),
             nsid: namespace.nsid,
-            backend: match &namespace.backend {
-                Storage::Nvme { device, nsid } => format!("nvme {device} nsid {nsid}"),
-                Storage::Null { size, .. } => format!("null {size}"),
-            },
+            backend: namespace.backend.what(),
             p2p: namespace.p2p.as_str().to_owned(),
             ways: chosen.ways.clone(),
         })

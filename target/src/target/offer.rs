@@ -9,6 +9,7 @@ use sidelane_nvme::Backing;
 use sidelane_p2p::PciAddress;
 use uuid::Uuid;
 
+use super::kernel::Kernel;
 use super::memory::Chosen;
 use super::ssds::{Health, Ssds, address};
 use crate::subsystem::{
@@ -26,6 +27,7 @@ pub(super) type HealthOf = (Arc<Health>, Vec<PciAddress>);
 pub(super) fn make<B: Backing>(
     config: &Config,
     ssds: &Ssds<B>,
+    kernel: &Kernel,
     chosen: &[Chosen],
 ) -> anyhow::Result<(Arc<Offered>, Vec<HealthOf>)> {
     let serial = config
@@ -44,7 +46,7 @@ pub(super) fn make<B: Backing>(
                 Some(uuid) => Uuid::parse_str(&uuid.to_string())?,
                 None => derived(&name, "uuid"),
             };
-            let shape = shape(&namespace.backend, ssds).with_context(|| name.clone())?;
+            let shape = shape(&namespace.backend, ssds, kernel).with_context(|| name.clone())?;
             devices.extend(namespace.backend.device().map(address).transpose()?);
             mdts = mdts.min(chosen.get(backend).map_or(u8::MAX, |chosen| chosen.mdts));
             namespaces.push(NamespaceInfo {
@@ -110,8 +112,23 @@ pub(crate) struct Shape {
 }
 
 /// The shape of what stores a namespace.
-pub(crate) fn shape<B: Backing>(backend: &Storage, ssds: &Ssds<B>) -> anyhow::Result<Shape> {
+pub(crate) fn shape<B: Backing>(
+    backend: &Storage,
+    ssds: &Ssds<B>,
+    kernel: &Kernel,
+) -> anyhow::Result<Shape> {
     match backend {
+        Storage::Block { .. } | Storage::Passthrough { .. } | Storage::File { .. } => {
+            let storage = kernel.get(backend).context("the storage is not open")?;
+            let shape = storage.shape();
+            Ok(Shape {
+                blocks: shape.blocks,
+                block_bytes: shape.block_bytes,
+                volatile_write_cache: shape.volatile_write_cache,
+                deallocate: shape.deallocate,
+                write_zeroes: shape.write_zeroes,
+            })
+        }
         Storage::Null { size, block } => Ok(Shape {
             blocks: size.bytes() / u64::from(*block),
             block_bytes: *block,
