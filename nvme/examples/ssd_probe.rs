@@ -1,7 +1,7 @@
 //! Tries every leg between some SSDs and some memory, on real PCI.
 //!
 //! ```text
-//! ssd_probe [--sgl] [--overwrite] ADDRESS...
+//! ssd_probe [--sgl] [--overwrite] [--restart] [--events] ADDRESS...
 //! ```
 //!
 //! Opens the functions under vfio-pci, says what they are, and enables their
@@ -9,8 +9,10 @@
 //! lost) each SSD then writes patterns from host memory, from its own buffer and
 //! from the others', reads them back into the same memory, and all is compared:
 //! once with interrupts, once polling. `--sgl` names data by SGL descriptors
-//! instead of PRP entries. A good status proves nothing about a leg;
-//! only compared data does. Ends with status 1 if a leg failed.
+//! instead of PRP entries. With `--restart` each SSD is then halted with commands
+//! under way and restarted, and all is done once more. With `--events` it ends
+//! with waiting for an asynchronous event of each. A good status proves nothing
+//! about a leg; only compared data does. Ends with status 1 if a leg failed.
 
 use std::error::Error;
 use std::path::Path;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use sidelane_nvme::driver::{Controller, DataPointer, IoCommand, IoQueuePair, Options};
+use sidelane_nvme::driver::{AsyncEvent, Controller, DataPointer, IoCommand, IoQueuePair, Options};
 use sidelane_nvme::spec::Status;
 use sidelane_nvme::{Backing, VfioBacking};
 use sidelane_p2p::provider::{CmbProvider, Provider};
@@ -87,12 +89,20 @@ fn probe() -> Result<usize> {
         }
     }
     let mut failed = 0;
-    if overwrite {
+    for _ in 0..=u32::from(flag("--restart")) {
         for (number, controller) in controllers.iter().enumerate() {
-            for memory in &memories {
+            for memory in memories.iter().filter(|_| overwrite) {
                 failed += legs(number, controller, memory, &memories[0])?;
             }
+            if flag("--restart") {
+                restart(controller, &memories[0])?;
+            }
         }
+    }
+    for controller in controllers.iter().filter(|_| flag("--events")) {
+        println!("{} waits for an event", controller.address());
+        let events = events(controller)?;
+        println!("{} tells of {events:?}", controller.address());
     }
     for controller in controllers {
         let address = controller.address();
@@ -131,10 +141,76 @@ fn describe<B: Backing>(controller: &Controller<B>) -> Result<()> {
     }
     let smart = controller.smart_log()?;
     println!(
-        "  {} K, {} power cycles",
-        smart.temperature_k, smart.power_cycles
+        "  {} K, {} power cycles, {} write cache",
+        smart.temperature_k,
+        smart.power_cycles,
+        match controller.volatile_write_cache() {
+            true => "volatile",
+            false => "no volatile",
+        }
     );
     Ok(())
+}
+
+/// Halts a controller that has commands under way, and brings it up again.
+fn restart<B: Backing>(controller: &Controller<B>, memory: &Region) -> Result<()> {
+    let mut queue = controller.create_io_queue_pair(64)?;
+    let len = controller.max_transfer_bytes().min(128 << 10);
+    for tag in 0..32 {
+        let data = DataPointer {
+            region: memory,
+            offset: 0,
+            len,
+        };
+        let read = IoCommand::Read {
+            nsid: 1,
+            slba: 0,
+            blocks: (len / 512) as u32,
+            data,
+        };
+        queue.submit(read, tag)?;
+    }
+    queue.ring();
+    let start = Instant::now();
+    controller.halt()?;
+    let halted = start.elapsed();
+    memory.view().write(0, &vec![0xa5; len])?;
+    controller.restart()?;
+    let outstanding = queue.outstanding();
+    drop(queue);
+    let mut after = vec![0; len];
+    memory.view().read(0, &mut after)?;
+    println!(
+        "{} halted in {halted:.1?} with {outstanding} commands under way, {} afterwards; again in use after {:.1?}, events {:?}, {} changes",
+        controller.address(),
+        match after.iter().all(|byte| *byte == 0xa5) {
+            true => "nothing touched",
+            false => "MEMORY TOUCHED",
+        },
+        start.elapsed(),
+        controller.take_events()?,
+        controller.rescan()?.len(),
+    );
+    Ok(())
+}
+
+/// Waits for an event, and gives what has come.
+fn events<B: Backing>(controller: &Controller<B>) -> Result<Vec<AsyncEvent>> {
+    let event = controller.event_fd().ok_or("no interrupt vector")?;
+    let limit = Timespec {
+        tv_sec: PATIENCE.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    loop {
+        if rustix::event::poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&limit))? == 0 {
+            return Err("no event".into());
+        }
+        // Answers to admin commands make it readable, too.
+        let events = controller.take_events()?;
+        if !events.is_empty() {
+            return Ok(events);
+        }
+    }
 }
 
 /// Every case through one memory; gives the number of those that failed.
