@@ -14,6 +14,7 @@ use super::DriverError;
 use super::data::PAGE;
 use super::device::Device;
 use super::ring::{Answer, CompletionRing, SubmissionRing};
+use super::shadow::ShadowPages;
 use crate::Backing;
 use crate::spec::{
     AdminOpcode, AsyncEventResult, CQE_LEN, Cns, Csi, DataPtr, GetLogPage, GetLogPageCdw10,
@@ -42,6 +43,9 @@ pub(super) struct AdminQueue {
     /// Set by who wants a wait to end at once.
     cancel: Arc<AtomicBool>,
     events: Events,
+    /// Of the I/O queues, once the controller was told of them. They are here
+    /// because they are used as long as this queue is.
+    pub(super) shadows: Option<ShadowPages>,
     /// Completions of no outstanding command.
     pub(super) strays: u64,
 }
@@ -76,6 +80,7 @@ impl AdminQueue {
             limit,
             cancel,
             events: Events::default(),
+            shadows: None,
             strays: 0,
         })
     }

@@ -22,6 +22,7 @@ mod open;
 mod queue;
 mod restart;
 mod ring;
+mod shadow;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -65,6 +66,9 @@ pub struct Options {
     pub interrupts: bool,
     /// SGL data blocks instead of PRP entries, where the controller takes them.
     pub prefer_sgl: bool,
+    /// Shadow doorbells, where the controller offers to look at them: a register
+    /// write less for commands that it would have fetched anyway.
+    pub shadow_doorbells: bool,
     /// The longest wait for an admin command.
     pub admin_timeout: Duration,
 }
@@ -75,6 +79,7 @@ impl Default for Options {
             io_queues: 16,
             interrupts: true,
             prefer_sgl: false,
+            shadow_doorbells: false,
             admin_timeout: Duration::from_secs(30),
         }
     }
@@ -167,6 +172,11 @@ impl<B: Backing> Controller<B> {
         inner
             .admin_queue()?
             .log_page(&inner.device, name, LogId::Smart, NSID_ALL)
+    }
+
+    /// Whether the controller looks at shadow doorbells.
+    pub fn uses_shadow_doorbells(&self) -> bool {
+        self.inner.known().shadows.is_some()
     }
 
     /// Asks for a command to be aborted (clause 5.1), and says whether it was: it

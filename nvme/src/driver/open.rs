@@ -7,6 +7,7 @@ use super::admin::{ADMIN_ENTRIES, AdminQueue, EVENTS_MAX, sqe_of};
 use super::data::{PAGE, TRANSFER_MAX};
 use super::device::Device;
 use super::namespaces::Namespaces;
+use super::shadow::ShadowPages;
 use super::{DriverError, Inner, Options};
 use crate::Backing;
 use crate::spec::{
@@ -25,6 +26,8 @@ pub(super) struct Known {
     pub(super) sgl: bool,
     /// There is a volatile write cache, and it is in use.
     pub(super) cached: bool,
+    /// The controller looks at shadow doorbells of I/O queues.
+    pub(super) shadows: Option<ShadowPages>,
 }
 
 pub(super) fn open<B: Backing>(backing: Arc<B>, options: Options) -> Result<Inner<B>, DriverError> {
@@ -105,6 +108,10 @@ impl Known {
         let queue_limit = number_of_queues(device, admin, options.io_queues.max(1))?;
         configure_events(device, admin, &identify)?;
         Ok(Self {
+            shadows: match options.shadow_doorbells {
+                true => ShadowPages::announce(device, admin, &identify, queue_limit)?,
+                false => None,
+            },
             queue_limit,
             cached: identify.vwc.present() && cache_enabled(device, admin)?,
             sgl: options.prefer_sgl && matches!(identify.sgls.support(), 1 | 2),

@@ -48,6 +48,22 @@ command! {
     }
 }
 
+command! {
+    /// Doorbell Buffer Config (clause 5.8).
+    pub struct DoorbellBufferConfig {
+        /// Command dword 0.
+        pub cdw0: Cdw0,
+        #[doc(hidden)]
+        pub _reserved4: [u8; 20],
+        /// Address of the page of shadow doorbells, as the host writes them.
+        pub doorbells: U64,
+        /// Address of the page of EventIdx, as the controller writes them.
+        pub event_indexes: U64,
+        #[doc(hidden)]
+        pub _reserved40: [u8; 24],
+    }
+}
+
 bits! {
     /// Dword 11 of Create I/O Submission Queue.
     pub struct CreateSqFlags: u32 {

@@ -156,6 +156,7 @@ pub fn driver(bytes: &[u8]) {
         interrupts: false,
         prefer_sgl: input.u8() & 1 == 1,
         admin_timeout: Duration::from_millis(2),
+        ..Options::default()
     };
     let controller = match Controller::open(backing, options) {
         Ok(controller) => controller,

@@ -99,6 +99,7 @@ proptest! {
         let model = liar.model.clone();
         let options = Options {
             io_queues: 3,
+            shadow_doorbells: true,
             admin_timeout: Duration::from_millis(2),
             ..Options::default()
         };

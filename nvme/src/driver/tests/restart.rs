@@ -294,3 +294,36 @@ fn another_controller_in_the_same_place_is_refused() {
     assert!(error.contains("serial number OTHER"), "{error}");
     assert!(controller.smart_log().is_err());
 }
+
+#[rstest::rstest]
+#[case::not_wanted(false, true, 1, false)]
+#[case::not_offered(true, false, 1, false)]
+#[case::both(true, true, 1, true)]
+#[case::as_many_as_a_page_has_room_for(true, true, 511, true)]
+#[case::more(true, true, 512, false)]
+fn shadow_doorbells_are_announced_where_they_are_wanted_offered_and_large_enough(
+    #[case] wanted: bool,
+    #[case] offered: bool,
+    #[case] io_queues: u16,
+    #[case] used: bool,
+) {
+    let near = ModelOptions {
+        shadow_doorbells: offered,
+        io_queues,
+        ..ModelOptions::default()
+    };
+    let bench = Bench::new(near, ModelOptions::default());
+    let config = Matcher::admin(AdminOpcode::DoorbellBufferConfig);
+    // A fault that changes nothing, to count.
+    let told = bench.near.inject(config.always(), Fault::Delay(0));
+    let options = Options {
+        shadow_doorbells: wanted,
+        io_queues,
+        ..Options::default()
+    };
+    let controller = Controller::open(bench.near.backing(), options).unwrap();
+    assert_eq!(controller.uses_shadow_doorbells(), used);
+    controller.restart().unwrap();
+    assert_eq!(controller.uses_shadow_doorbells(), used);
+    assert_eq!(told.fired(), 2 * u64::from(used));
+}

@@ -84,6 +84,7 @@ mod typed_commands_are_another_reading_of_the_same_bytes {
         create_cq: CreateIoCq;
         create_sq: CreateIoSq;
         delete_queue: DeleteIoQueue;
+        doorbell_buffer: DoorbellBufferConfig;
         abort: Abort;
         identify: Identify;
         get_log_page: GetLogPage;
