@@ -372,11 +372,39 @@ fn model() -> Vec<Seed> {
             .concat(),
         ),
         ("reset", vec![7, 0x14, 0, 0, 0, 0, 7, 0x14, 1, 0, 0x46, 0]),
+        // The next admin command is held back, and then released.
+        (
+            "held",
+            [
+                &[8, 0, 1, 0, 1][..],
+                &submit(1, &identify, &page(1)),
+                &[8, 6],
+            ]
+            .concat(),
+        ),
+        // The next breaks the controller for good: it has vanished.
+        (
+            "vanished",
+            [&[8, 0, 1, 0, 12, 2][..], &submit(1, &identify, &page(1))].concat(),
+        ),
+        (
+            "shadows",
+            [
+                submit(
+                    1,
+                    &Sqe::new(AdminOpcode::DoorbellBufferConfig.into_bits(), 0),
+                    &[0, 0, 0x60, 0, 0, 0x70],
+                ),
+                submit(1, &identify, &page(1)),
+                vec![8, 7],
+            ]
+            .concat(),
+        ),
     ]
 }
 
 /// What `fuzz::driver` reads: two registers with bits to flip, lies, SGLs or
-/// not, and then what happens on a queue.
+/// not, and then what happens on a queue and to the controller.
 fn driver() -> Vec<Seed> {
     let honest = [0; 18];
     let read = [0, 8, 0, 0, 0, 0, 1];
@@ -389,6 +417,46 @@ fn driver() -> Vec<Seed> {
         (
             "made_up",
             [&honest[..], &[0, 1], &read, &[1], &made_up, &[3]].concat(),
+        ),
+        // The first read is held back, aborted, and the controller restarted.
+        (
+            "aborted",
+            [
+                &honest[..],
+                &[0, 0, 4, 0, 2, 0, 1],
+                &read,
+                &[1, 6, 0, 0, 3, 6, 4, 6, 1],
+            ]
+            .concat(),
+        ),
+        // It stops at a read, and is restarted.
+        (
+            "stopped",
+            [
+                &honest[..],
+                &[0, 0, 4, 0, 2, 0, 11, 0],
+                &read,
+                &[1, 6, 2, 6, 4, 3],
+            ]
+            .concat(),
+        ),
+        // It vanishes and comes back.
+        (
+            "vanished",
+            [
+                &honest[..],
+                &[0, 0, 4, 13],
+                &read,
+                &[1, 6, 4, 4, 14, 6, 4],
+                &read,
+                &[1, 3],
+            ]
+            .concat(),
+        ),
+        // A namespace is formatted by another, and read again.
+        (
+            "formatted",
+            [&honest[..], &[0, 0, 4, 10, 12, 6, 1, 6, 2], &read, &[3]].concat(),
         ),
         (
             "cmb",

@@ -18,6 +18,7 @@ mod cm;
 mod config;
 mod driver;
 mod engine;
+mod fault;
 mod input;
 mod model;
 mod nvmf;

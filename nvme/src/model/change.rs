@@ -19,6 +19,7 @@ impl ModelController {
     /// Changes the size of a namespace, and tells the host. Blocks that it loses
     /// read as zeros if they come back. `false` when there is no such namespace.
     pub fn resize(&self, nsid: u32, blocks: u64) -> bool {
+        let blocks = blocks.min(u64::MAX >> 12);
         self.change(nsid, |namespace| {
             let lbads = namespace.shape.lbads;
             namespace.storage.zero(blocks << lbads, u64::MAX, true);

@@ -129,7 +129,8 @@ impl State {
     /// Doorbell number `index` was written.
     pub(super) fn doorbell(&mut self, index: u32, value: u16) {
         if self.set_doorbell(index, value.into()) && !self.options.defer {
-            self.run(usize::MAX);
+            let qid = u16::try_from(index / 2).ok();
+            self.run_for(qid, usize::MAX);
         }
     }
 
@@ -149,9 +150,14 @@ impl State {
 
     /// Executes at most `limit` commands, and says how many there were.
     pub(super) fn run(&mut self, limit: usize) -> usize {
+        self.run_for(None, limit)
+    }
+
+    /// The same, looking only at the shadow doorbells of one queue.
+    fn run_for(&mut self, only: Option<u16>, limit: usize) -> usize {
         self.runs += 1;
         let mut done = 0;
-        let looked = self.wake();
+        let looked = self.wake(only);
         self.heed(looked);
         while done < limit && self.is_running() {
             match self.advance() {

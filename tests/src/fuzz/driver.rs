@@ -1,8 +1,10 @@
 //! The driver, against an SSD that lies: in its registers, in what Identify and
-//! the like give, and in its completions.
+//! the like give, and in its completions; and that fails in the ways that the
+//! model knows, is halted and restarted meanwhile.
 //!
 //! Promised, whatever a device says: no panic, no wait without an end, and no
-//! command ends that is not outstanding.
+//! command ends that is not outstanding. And that a device which does not lie is
+//! served again after a restart, when nothing ails it any more.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +14,10 @@ use sidelane_nvme::Backing;
 use sidelane_nvme::driver::{Controller, DataPointer, IoCommand, IoQueuePair, Options};
 use sidelane_nvme::model::{ModelBacking, ModelBus, ModelCmb, ModelController, ModelOptions};
 use sidelane_nvme::spec::{CQE_LEN, offset};
-use sidelane_p2p::DmaSpace;
 use sidelane_p2p::provider::{CmbProvider, Provider};
+use sidelane_p2p::{DmaSpace, Region};
 
+use super::fault::{befall, mend};
 use super::input::Input;
 use crate::hooked::{Hook, Hooked, Memory};
 
@@ -33,6 +36,13 @@ struct Liar {
 struct Lie {
     at: usize,
     bytes: Vec<u8>,
+}
+
+impl Liar {
+    fn is_truthful(&self) -> bool {
+        let lies = self.lies.lock().expect("no panic before");
+        lies.is_empty() && self.registers.iter().all(|(_, flip)| *flip == 0)
+    }
 }
 
 impl Hook for Liar {
@@ -96,48 +106,103 @@ fn liar(input: &mut Input<'_>) -> Liar {
     }
 }
 
-/// Commands, and completions that the device makes up.
-fn play(queue: &mut IoQueuePair<Hooked<Liar>>, bus: &ModelBus, input: &mut Input<'_>) {
-    let Ok(region) = bus.host_region("fuzz data", 16 << 10) else {
-        return;
-    };
-    let mut tags = Vec::new();
-    while !input.is_empty() {
-        match input.u8() % 4 {
+/// Restarts in one life; each may wait for an admin command or two.
+const RESTARTS_MAX: usize = 16;
+
+type Device = Controller<Hooked<Liar>>;
+
+/// A queue pair, and how often each of its commands has ended.
+struct Play {
+    queue: IoQueuePair<Hooked<Liar>>,
+    region: Region,
+    tags: Vec<u8>,
+    restarts: usize,
+}
+
+impl Play {
+    fn submit(&mut self, input: &mut Input<'_>) {
+        let (blocks, slba) = (u32::from(input.u8() % 32), u64::from(input.u16()));
+        let data = DataPointer {
+            region: &self.region,
+            offset: usize::from(input.u16()),
+            len: blocks as usize * 512,
+        };
+        let nsid = u32::from(input.u8() % 3);
+        let command = IoCommand::Read {
+            nsid,
+            slba,
+            blocks,
+            data,
+        };
+        let tag = self.tags.len() as u64;
+        if self.queue.submit(command, tag).is_ok() {
+            self.tags.push(0);
+        }
+    }
+
+    fn poll(&mut self) {
+        let tags = &mut self.tags;
+        self.queue.poll(32, |end| {
+            let times = tags.get_mut(end.tag as usize).expect("it was submitted");
+            *times += 1;
+            assert_eq!(*times, 1, "a command ended twice");
+        });
+    }
+
+    /// What the control side does. Whatever it gives is right, if it comes.
+    fn manage(&mut self, controller: &Device, input: &mut Input<'_>) {
+        match input.u8() % 5 {
             0 => {
-                let (blocks, slba) = (u32::from(input.u8() % 32), u64::from(input.u16()));
-                let data = DataPointer {
-                    region: &region,
-                    offset: usize::from(input.u16()),
-                    len: blocks as usize * 512,
-                };
-                let nsid = u32::from(input.u8() % 3);
-                let command = IoCommand::Read {
-                    nsid,
-                    slba,
-                    blocks,
-                    data,
-                };
-                let tag = tags.len() as u64;
-                if queue.submit(command, tag).is_ok() {
-                    tags.push(0);
+                let tag = u64::from(input.u8());
+                let cid = self.queue.cids_of(tag).next();
+                let _ = controller.abort(self.queue.qid(), cid.unwrap_or(1));
+            }
+            1 => drop(controller.take_events()),
+            2 => drop(controller.rescan()),
+            3 => drop(controller.halt()),
+            _ if self.restarts < RESTARTS_MAX => {
+                self.restarts += 1;
+                if controller.restart().is_ok()
+                    && let Ok(queue) = controller.create_io_queue_pair(8)
+                {
+                    self.queue = queue;
                 }
             }
-            1 => queue.ring(),
+            _ => {}
+        }
+    }
+
+    /// Commands, completions that the device makes up, and mishaps.
+    fn act(&mut self, controller: &Device, input: &mut Input<'_>) {
+        match input.u8() % 8 {
+            0 => self.submit(input),
+            1 => self.queue.ring(),
             2 => {
-                let [_, cq, _] = queue.memory();
+                let [_, cq, _] = self.queue.memory();
                 let at = usize::from(input.u8()) * CQE_LEN;
                 let _ = cq.view().write(at, &input.array::<CQE_LEN>());
             }
-            _ => {
-                queue.poll(32, |end| {
-                    let times = tags.get_mut(end.tag as usize).expect("it was submitted");
-                    *times += 1;
-                    assert_eq!(*times, 1, "a command ended twice");
-                });
-            }
+            3 => self.poll(),
+            4 | 5 => drop(befall(controller.backing().model().model(), input)),
+            _ => self.manage(controller, input),
         }
-        assert!(queue.outstanding() <= queue.capacity());
+        assert!(self.queue.outstanding() <= self.queue.capacity());
+    }
+}
+
+fn play(controller: &Device, bus: &ModelBus, input: &mut Input<'_>) {
+    let region = bus.host_region("fuzz data", 16 << 10);
+    let (Ok(queue), Ok(region)) = (controller.create_io_queue_pair(8), region) else {
+        return;
+    };
+    let mut play = Play {
+        queue,
+        region,
+        tags: Vec::new(),
+        restarts: 0,
+    };
+    while !input.is_empty() {
+        play.act(controller, input);
     }
 }
 
@@ -150,7 +215,9 @@ pub fn driver(bytes: &[u8]) {
         ..ModelOptions::default()
     };
     let model = ModelController::new(&bus, options);
-    let backing = Hooked::new(model.backing(), liar(&mut input));
+    let liar = liar(&mut input);
+    let truthful = liar.is_truthful();
+    let backing = Hooked::new(model.backing(), liar);
     let options = Options {
         io_queues: 2,
         interrupts: false,
@@ -170,14 +237,13 @@ pub fn driver(bytes: &[u8]) {
         let _ = CmbProvider::new(controller.backing().clone(), window).open();
     }
     let _ = controller.smart_log();
-    if let Ok(mut queue) = controller.create_io_queue_pair(8) {
-        play(&mut queue, &bus, &mut input);
-    }
+    play(&controller, &bus, &mut input);
     // The end is not what is tried here, and it would wait for long.
-    controller
-        .backing()
-        .hook()
-        .honest
-        .store(true, Ordering::Relaxed);
-    let _ = controller.backing().read32(offset::CSTS);
+    let hook = controller.backing().hook();
+    hook.honest.store(true, Ordering::Relaxed);
+    mend(&model);
+    let restarted = controller.restart().and_then(|()| controller.smart_log());
+    if truthful {
+        restarted.expect("nothing ails it");
+    }
 }

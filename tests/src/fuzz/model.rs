@@ -1,7 +1,9 @@
 //! The software controller: registers, doorbells, and commands of any content,
-//! with data pointers of any kind, whose lists may be anything as well.
+//! with data pointers of any kind, whose lists may be anything as well; faults on
+//! top of that, and a world that changes.
 //!
-//! Promised: whatever it was told, a reset brings it back.
+//! Promised: whatever it was told, a reset brings it back, unless a fault was
+//! injected that says otherwise; then it comes when that is mended.
 
 use std::ops::Range;
 
@@ -12,6 +14,7 @@ use sidelane_nvme::model::{
 use sidelane_nvme::spec::{Aqa, Cc, Csts, SQE_LEN, offset};
 use sidelane_p2p::{DmaSpace, Region};
 
+use super::fault::{befall, mend};
 use super::input::Input;
 
 const ENTRIES: u16 = 16;
@@ -24,6 +27,8 @@ struct Bench {
     backing: ModelBacking,
     memory: Region,
     tail: u16,
+    /// A fault was injected that a reset need not cure.
+    lasting: bool,
 }
 
 impl Bench {
@@ -38,6 +43,8 @@ impl Bench {
             mdts: 5,
             io_queues: 4,
             vectors: 0,
+            shadow_doorbells: true,
+            forgetful: true,
             ..ModelOptions::default()
         };
         let backing = ModelController::new(&bus, options).backing();
@@ -46,6 +53,7 @@ impl Bench {
             backing,
             memory,
             tail: 0,
+            lasting: false,
         };
         bench.enable();
         bench
@@ -124,7 +132,7 @@ impl Bench {
     }
 
     fn act(&mut self, input: &mut Input<'_>) {
-        match input.u8() % 8 {
+        match input.u8() % 10 {
             0..=3 => self.submit(input),
             4 => {
                 // A list for PRPs or SGLs, or commands of an I/O queue.
@@ -144,18 +152,28 @@ impl Bench {
                 self.backing
                     .write32(offset::DOORBELLS + 4 * index, input.u8().into());
             }
-            _ => {
+            7 => {
                 let at = u32::from(input.u8() & !3);
                 self.backing.write32(at, input.u32());
                 let _ = self.backing.read64(at);
             }
+            _ => self.lasting |= befall(self.backing.model(), input),
         }
-        let csts = Csts::from_raw(self.backing.read32(offset::CSTS));
-        if csts.cfs() || !csts.rdy() {
+        if self.serves() {
+            return;
+        }
+        self.enable();
+        if self.lasting && !self.serves() {
+            mend(self.backing.model());
+            self.lasting = false;
             self.enable();
-            let csts = Csts::from_raw(self.backing.read32(offset::CSTS));
-            assert!(csts.rdy() && !csts.cfs(), "it does not come back");
         }
+        assert!(self.serves(), "it does not come back");
+    }
+
+    fn serves(&self) -> bool {
+        let csts = Csts::from_raw(self.backing.read32(offset::CSTS));
+        csts.rdy() && !csts.cfs()
     }
 }
 
