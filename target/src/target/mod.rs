@@ -285,6 +285,9 @@ impl Target {
             .reactors
             .iter()
             .any(|r| r.connections.get() > 0);
+        for keeper in &self.keepers {
+            keeper.stop_soon();
+        }
         drop(self.reactors);
         if had_hosts {
             // The control plane still runs, and tells the hosts.

@@ -17,7 +17,7 @@ use crate::subsystem::{HealthSource, NoHealth};
 pub(crate) const QUEUE_DEPTH: u16 = 256;
 
 /// How long an SSD has for an admin command. One that takes longer is reset.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(8);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The controllers by address.
 pub(crate) type Ssds<B> = BTreeMap<PciAddress, Controller<B>>;

@@ -93,14 +93,15 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Machine {
     state: State,
-    /// Beyond its time, how long a command may go on after its abort.
+    /// How long a command may go on after its abort.
     grace: Duration,
     /// Resets since the last calm.
     resets: u32,
     /// Seconds without trouble.
     calm: u32,
-    /// Overdue commands whose abort was asked for.
-    aborted: VecDeque<Command>,
+    /// Overdue commands whose abort was asked for, and how far beyond their time
+    /// they were.
+    aborted: VecDeque<(Command, Duration)>,
 }
 
 impl Machine {
@@ -127,12 +128,7 @@ impl Machine {
                 self.state = State::Closed;
                 Some(Action::Close)
             }
-            (State::Up, Event::Overdue(command, beyond)) if beyond < self.grace => {
-                self.abort_once(command)
-            }
-            (State::Up, Event::Overdue(Command { qid, cid }, _)) => Some(self.reset(format!(
-                "command {cid:#x} of queue {qid} did not end, and was not aborted in time"
-            ))),
+            (State::Up, Event::Overdue(command, beyond)) => self.overdue(command, beyond),
             (State::Up, Event::Unwanted(command)) => Some(Action::Abort {
                 command,
                 overdue: false,
@@ -168,15 +164,22 @@ impl Machine {
         }
     }
 
-    fn abort_once(&mut self, command: Command) -> Option<Action> {
+    fn overdue(&mut self, command: Command, beyond: Duration) -> Option<Action> {
         self.calm = 0;
-        if self.aborted.contains(&command) {
-            return None;
+        let mut asked = self.aborted.iter();
+        // One that is younger than it was is another, under the same identifier.
+        let asked = asked.find(|(asked, at)| *asked == command && *at <= beyond);
+        if let Some((Command { qid, cid }, at)) = asked {
+            let why = format!(
+                "command {cid:#x} of queue {qid} did not end, although its abort was asked for"
+            );
+            return (beyond - *at >= self.grace).then(|| self.reset(why));
         }
+        self.aborted.retain(|(other, _)| *other != command);
         if self.aborted.len() == REMEMBERED {
             self.aborted.pop_front();
         }
-        self.aborted.push_back(command);
+        self.aborted.push_back((command, beyond));
         Some(Action::Abort {
             command,
             overdue: true,
@@ -239,6 +242,8 @@ mod tests {
 
     #[rstest::rstest]
     #[case::a_late_command_is_aborted_once(vec![overdue(0), overdue(1000)], "abort")]
+    #[case::also_one_that_is_found_late(vec![overdue(9000), overdue(12_999)], "abort")]
+    #[case::another_under_the_same_identifier(vec![overdue(3000), overdue(10)], "abort abort")]
     #[case::and_then_the_ssd_is_reset(
         vec![overdue(0), overdue(4000), Event::ResetEnded(Ok(()))], "abort reset"
     )]

@@ -106,6 +106,11 @@ impl Keeper {
         Ok(Self { notices, thread })
     }
 
+    /// The target is about to stop: a lost SSD need not be looked for.
+    pub(super) fn stop_soon(&self) {
+        self.notices.stop_soon();
+    }
+
     /// Has it end, without waiting.
     pub(super) fn ask_to_stop(&self) {
         self.notices.stop();
@@ -238,6 +243,7 @@ impl<D: Devices> Work<D> {
                 None
             }
             Action::TakeEvents => self.ssd.take_events(),
+            Action::LookFor if self.inbox.stops_soon() => None,
             Action::LookFor => self.ssd.look_for().then_some(Event::Returned),
             // It ends the thread.
             Action::Close => None,

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -26,12 +27,15 @@ pub(in crate::target) enum Notice {
 #[derive(Clone)]
 pub(in crate::target) struct Notices {
     sender: SyncSender<Notice>,
+    /// Whether the target is about to stop.
+    stopping: Arc<AtomicBool>,
     bell: Arc<OwnedFd>,
 }
 
 /// The receiving end.
 pub(super) struct Inbox {
     receiver: Receiver<Notice>,
+    stopping: Arc<AtomicBool>,
     bell: Arc<OwnedFd>,
 }
 
@@ -43,11 +47,18 @@ pub(super) fn notices() -> std::io::Result<(Notices, Inbox)> {
     let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
     let bell = Arc::new(bell);
     let (sender, receiver) = sync_channel(LIMIT);
+    let stopping = Arc::new(AtomicBool::new(false));
     let notices = Notices {
         sender,
+        stopping: Arc::clone(&stopping),
         bell: Arc::clone(&bell),
     };
-    Ok((notices, Inbox { receiver, bell }))
+    let inbox = Inbox {
+        receiver,
+        stopping,
+        bell,
+    };
+    Ok((notices, inbox))
 }
 
 impl Notices {
@@ -56,6 +67,11 @@ impl Notices {
         // One too many is told again.
         let _ = self.sender.try_send(Notice::Trouble(trouble));
         self.ring();
+    }
+
+    /// Has the keeper begin nothing any more that takes long.
+    pub(in crate::target) fn stop_soon(&self) {
+        self.stopping.store(true, Ordering::Release);
     }
 
     /// Has the keeper end; waits for room.
@@ -74,6 +90,11 @@ impl Inbox {
     /// The next notice, if there is one.
     pub(super) fn take(&self) -> Option<Notice> {
         self.receiver.try_recv().ok()
+    }
+
+    /// Whether the target is about to stop.
+    pub(super) fn stops_soon(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Silences what wakes it; to be called before [`Self::take`].
