@@ -10,7 +10,6 @@
 //! an end, and never trusts a value of the device as an index.
 
 mod admin;
-mod blocks;
 mod cmb;
 mod command;
 mod create;
@@ -27,7 +26,6 @@ mod shadow;
 mod slots;
 #[cfg(test)]
 mod tests;
-mod writer;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
