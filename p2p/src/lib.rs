@@ -19,6 +19,7 @@ mod revocation;
 pub mod topology;
 pub mod vfio;
 mod view;
+mod words;
 
 pub use address::{ParsePciAddressError, PciAddress};
 pub use export::{DmaBuf, ExportError, Exporter};
@@ -26,3 +27,4 @@ pub use pool::{AllocError, Pool, PoolBuf, PoolError, PoolSpec, PoolStats};
 pub use region::{DmaError, DmaSpace, Placement, ProcessMemory, Region, RegionId};
 pub use revocation::Revocation;
 pub use view::{MemView, OutOfRange};
+pub use words::Words;

@@ -105,6 +105,7 @@ impl Region {
     }
 
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.view.len()
     }
@@ -116,6 +117,7 @@ impl Region {
 
     /// The address at which every client device of the space finds the first
     /// byte. For peer memory it equals the PCI bus address of that byte.
+    #[inline]
     pub fn iova(&self) -> u64 {
         self.0.iova
     }
@@ -124,6 +126,7 @@ impl Region {
     ///
     /// # Errors
     /// When the range does not lie inside the region.
+    #[inline]
     pub fn iova_of(&self, range: Range<usize>) -> Result<u64, OutOfRange> {
         if range.start <= range.end && range.end <= self.len() {
             Ok(self.0.iova + range.start as u64)
@@ -138,6 +141,7 @@ impl Region {
     }
 
     /// The CPU's view.
+    #[inline]
     pub fn view(&self) -> &MemView {
         &self.0.view
     }

@@ -101,6 +101,7 @@ impl MemView {
     }
 
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -112,6 +113,7 @@ impl MemView {
 
     /// Address of the first byte, for handing to a system call that maps or
     /// registers the memory.
+    #[inline]
     pub fn as_ptr(&self) -> *mut u8 {
         self.base.as_ptr()
     }
@@ -138,6 +140,7 @@ impl MemView {
         })
     }
 
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfRange> {
         match offset.checked_add(len) {
             // SAFETY: `offset <= len of the view`, so the pointer stays within
@@ -151,6 +154,7 @@ impl MemView {
         }
     }
 
+    #[inline]
     fn aligned(&self, offset: usize, width: usize) -> Result<NonNull<u8>, OutOfRange> {
         let at = self.at(offset, width)?;
         if (at.as_ptr() as usize).is_multiple_of(width) {
@@ -230,6 +234,7 @@ impl MemView {
     ///
     /// # Errors
     /// When out of range or not aligned to 4 bytes.
+    #[inline]
     pub fn load_u32(&self, offset: usize, ordering: Ordering) -> Result<u32, OutOfRange> {
         let at = self.aligned(offset, 4)?.cast::<AtomicU32>();
         // SAFETY: in range, aligned, and every access to it is atomic or volatile.
@@ -240,6 +245,7 @@ impl MemView {
     ///
     /// # Errors
     /// When out of range or not aligned to 4 bytes.
+    #[inline]
     pub fn store_u32(
         &self,
         offset: usize,
@@ -256,6 +262,7 @@ impl MemView {
     ///
     /// # Errors
     /// When out of range or not aligned to 8 bytes.
+    #[inline]
     pub fn load_u64(&self, offset: usize, ordering: Ordering) -> Result<u64, OutOfRange> {
         let at = self.aligned(offset, 8)?.cast::<AtomicU64>();
         // SAFETY: in range, aligned, and every access to it is atomic or volatile.
@@ -266,6 +273,7 @@ impl MemView {
     ///
     /// # Errors
     /// When out of range or not aligned to 8 bytes.
+    #[inline]
     pub fn store_u64(
         &self,
         offset: usize,

@@ -1,6 +1,7 @@
 # Shared by the scenarios, which run in the lab's guest with the test's folder as /share.
 # Each step prints one line, "ok - NAME" or "not ok - NAME", and what a step printed is in /share/log/NAME.
-# NIC says what the target stands on: soft (its own RoCEv2, over UDP) or verbs (the kernel's rxe1).
+# NIC says what the target stands on: soft (its own RoCEv2, over UDP) or verbs (the kernel's rxe1). TARGET_LOG is what
+# the target logs, as `sidelane --log` has it.
 # shellcheck shell=bash disable=SC2034
 
 
@@ -151,6 +152,28 @@ attribute() { cat "/sys/class/nvme/${1##*/}/$2"; }
 
 # is_live CONTROLLER
 is_live() { [[ $(attribute "$1" state) == live ]]; }
+
+# registers Y|N: nvme-rdma's register_always. With N the host names memory by a key that is always there, if that memory
+# is in one piece, as it is with fio's --iomem=shmhuge. Such a host outlives that rxe goes back; see interop-target.
+registers() { modprobe -r nvme-rdma && modprobe nvme-rdma register_always="$1"; }
+
+# in_one_piece: what the host writes and reads can be, and nobody else comes along.
+in_one_piece() {
+    echo 64 >/proc/sys/vm/nr_hugepages
+    # When a job ends that has written, udev would look what is on the disk now. It reads into pages that are not in one
+    # piece, which takes a registration.
+    mkdir -p /run/udev/rules.d
+    echo 'KERNEL=="nvme*", OPTIONS="nowatch"' >/run/udev/rules.d/99-nobody-watches.rules
+    udevadm control --reload
+}
+
+# interrupted FIO OUTPUT JSON: tells a fio in the background to end, which is no error, and keeps what it has reported
+# without what it says of the signal.
+interrupted() {
+    kill -INT "$1"
+    wait "$1"
+    sed -n '/^{/,$p' "$2" >"$3"
+}
 
 # verify DISK FIO-ARGUMENT...: writes at random with a checksum in each block, and reads it all back. A disk that has
 # gone is an error: fio would make a file of that name, and be content.

@@ -69,11 +69,14 @@ impl AdminQueue {
         let entries = usize::from(ADMIN_ENTRIES);
         let host = |what: &str, len| host_region(device, what, len);
         let dstrd = device.cap.dstrd();
+        let internal = |source| device.internal(source);
         let sq = host("admin submission queue", entries * SQE_LEN)?;
         let cq = host("admin completion queue", entries * CQE_LEN)?;
+        let sq = SubmissionRing::new(sq, ADMIN_ENTRIES, offset::sq_tail(0, dstrd));
+        let cq = CompletionRing::new(cq, ADMIN_ENTRIES, offset::cq_head(0, dstrd));
         Ok(Self {
-            sq: SubmissionRing::new(sq, ADMIN_ENTRIES, offset::sq_tail(0, dstrd)),
-            cq: CompletionRing::new(cq, ADMIN_ENTRIES, offset::cq_head(0, dstrd)),
+            sq: sq.map_err(internal)?,
+            cq: cq.map_err(internal)?,
             buffer: host("admin data", PAGE)?,
             next_cid: 0,
             lost: false,
@@ -87,18 +90,11 @@ impl AdminQueue {
 
     /// Makes the queue what it was when it was new, in the same memory; events
     /// that have come stay. To be called only while the controller is disabled.
-    pub(super) fn renew<B: Backing>(&mut self, device: &Device<B>) -> Result<(), DriverError> {
-        let dstrd = device.cap.dstrd();
-        let (sq, cq) = (self.sq.memory().clone(), self.cq.memory().clone());
-        let old = vec![0; usize::from(ADMIN_ENTRIES) * CQE_LEN];
-        cq.view()
-            .write(0, &old)
-            .map_err(|source| device.internal(source))?;
-        self.sq = SubmissionRing::new(sq, ADMIN_ENTRIES, offset::sq_tail(0, dstrd));
-        self.cq = CompletionRing::new(cq, ADMIN_ENTRIES, offset::cq_head(0, dstrd));
+    pub(super) fn renew(&mut self) {
+        self.sq.renew();
+        self.cq.renew();
         self.events.held = 0;
         self.lost = false;
-        Ok(())
     }
 
     /// Addresses of the submission and the completion queue.
@@ -132,7 +128,7 @@ impl AdminQueue {
         let cid = self.next_cid;
         self.next_cid = (cid + 1) & !EVENT_CID;
         sqe.cdw0.set_cid(cid);
-        self.send(device, &sqe)?;
+        self.send(device, &sqe);
         let answer = self.wait(limit.min(self.limit), device, command, cid);
         // Whatever ended the wait, an answer may come yet, and its data.
         let answer = answer.inspect_err(|_| self.lost = true)?;
@@ -146,11 +142,9 @@ impl AdminQueue {
         }
     }
 
-    fn send<B: Backing>(&mut self, device: &Device<B>, sqe: &Sqe) -> Result<(), DriverError> {
-        let pushed = self.sq.push(sqe);
-        pushed.map_err(|source| device.internal(source))?;
+    fn send<B: Backing>(&mut self, device: &Device<B>, sqe: &Sqe) {
+        self.sq.push(sqe);
         self.sq.ring(&*device.backing);
-        Ok(())
     }
 
     fn wait<B: Backing>(
@@ -226,10 +220,7 @@ impl AdminQueue {
     }
 
     /// Asks for as many events as may be outstanding.
-    pub(super) fn ask_for_events<B: Backing>(
-        &mut self,
-        device: &Device<B>,
-    ) -> Result<(), DriverError> {
+    pub(super) fn ask_for_events<B: Backing>(&mut self, device: &Device<B>) {
         let taken = self.events.arrived.len() as u32;
         for n in 0..EVENTS_MAX {
             let events = &self.events;
@@ -239,11 +230,10 @@ impl AdminQueue {
             if events.held & 1 << n == 0 {
                 let mut sqe = sqe_of(AdminOpcode::AsyncEventRequest);
                 sqe.cdw0.set_cid(EVENT_CID | n);
-                self.send(device, &sqe)?;
+                self.send(device, &sqe);
                 self.events.held |= 1 << n;
             }
         }
-        Ok(())
     }
 
     /// Looks for events that have come, without waiting.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use sidelane_p2p::Region;
 
 use super::admin::{host_region, sqe_of};
+use super::blocks::BlockSizes;
 use super::data::ListPages;
 use super::queue::QueueStats;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::Slots;
+use super::writer::CommandWriter;
 use super::{Controller, DriverError, Inner, IoQueuePair, lock};
 use crate::Backing;
 use crate::spec::{
@@ -43,32 +45,32 @@ impl<B: Backing> Controller<B> {
         let vector = Some(usize::from(qid)).filter(|vector| *vector < inner.vectors.len());
         let slots = Slots::new(entries - 1);
         let host = |what: &str, len| host_region(device, &format!("{what} {qid}"), len);
-        let memory = || -> Result<_, DriverError> {
-            Ok([
-                host("submission queue", usize::from(entries) * SQE_LEN)?,
-                host("completion queue", usize::from(entries) * CQE_LEN)?,
-                host("lists of queue", ListPages::bytes_for(slots.capacity()))?,
-            ])
-        };
-        let memory = memory().inspect_err(|_| inner.give_back(life))?;
-        inner.create_queues(life, entries, vector, &memory)?;
-        let [sq, cq, lists] = memory;
         let dstrd = device.cap.dstrd();
+        let internal = |source| device.internal(source);
+        let memory = || -> Result<_, DriverError> {
+            let sq = host("submission queue", usize::from(entries) * SQE_LEN)?;
+            let cq = host("completion queue", usize::from(entries) * CQE_LEN)?;
+            let lists = host("lists of queue", ListPages::bytes_for(slots.capacity()))?;
+            let (tail, head) = (offset::sq_tail(qid, dstrd), offset::cq_head(qid, dstrd));
+            Ok((
+                SubmissionRing::new(sq, entries, tail).map_err(internal)?,
+                CompletionRing::new(cq, entries, head).map_err(internal)?,
+                ListPages::new(lists).map_err(internal)?,
+            ))
+        };
+        let (sq, cq, lists) = memory().inspect_err(|_| inner.give_back(life))?;
+        inner.create_queues(life, entries, vector, [sq.memory(), cq.memory()])?;
+        let blocks = BlockSizes::of(&known.namespaces.usable);
+        let writer = CommandWriter::new(sq, slots, lists, blocks)
+            .with_limits(known.transfer_max(), known.sgl);
         Ok(IoQueuePair {
             inner: Arc::clone(inner),
             life,
-            sq: SubmissionRing::new(sq, entries, offset::sq_tail(qid, dstrd)),
-            cq: CompletionRing::new(cq, entries, offset::cq_head(qid, dstrd)),
-            slots,
-            lists: ListPages::new(lists),
-            transfer_max: known.transfer_max(),
-            sgl: known.sgl,
-            namespaces: known.namespaces.usable,
+            writer,
+            cq,
             vector,
-            tap: None,
             stats: QueueStats::default(),
             deleted: false,
-            halted: false,
         })
     }
 }
@@ -98,7 +100,7 @@ impl<B: Backing> Inner<B> {
         life: Life,
         entries: u16,
         vector: Option<usize>,
-        [sq, cq, _]: &[Region; 3],
+        [sq, cq]: [&Region; 2],
     ) -> Result<(), DriverError> {
         let queue = QueueIdSize::new()
             .with_qid(life.qid)

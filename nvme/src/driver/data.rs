@@ -1,10 +1,10 @@
 //! The data pointer of a command: PRP entries (clause 4.1.1) or one SGL
 //! descriptor (4.1.2) for a contiguous part of a region.
 
-use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use sidelane_p2p::{OutOfRange, Region};
+use sidelane_p2p::{OutOfRange, Region, Words};
+use zerocopy::little_endian::U64;
 
 use super::SubmitError;
 use crate::spec::{DataPtr, DsmRange, Psdt, SglDescriptor};
@@ -29,21 +29,13 @@ pub struct DataPointer<'a> {
 }
 
 impl DataPointer<'_> {
-    fn range(&self) -> Result<Range<usize>, OutOfRange> {
-        let view_len = self.region.len();
-        match self.offset.checked_add(self.len) {
-            Some(end) => Ok(self.offset..end),
-            None => Err(OutOfRange {
-                offset: self.offset,
-                len: self.len,
-                view_len,
-            }),
-        }
-    }
-
     /// The device's address of the first byte, all bytes being in the region.
+    #[inline]
     pub(super) fn iova(&self) -> Result<u64, SubmitError> {
-        let iova = self.region.iova_of(self.range()?)?;
+        // A range that wraps ends before it begins, and lies in no region.
+        let iova = self
+            .region
+            .iova_of(self.offset..self.offset.wrapping_add(self.len))?;
         if iova.is_multiple_of(4) {
             Ok(iova)
         } else {
@@ -56,7 +48,11 @@ impl DataPointer<'_> {
 /// of ranges stands for as long as the command is outstanding.
 pub(super) struct ListPages {
     memory: Region,
+    words: Words<LIST_LEN>,
 }
+
+/// The words of a page.
+type Page = [AtomicU64; LIST_LEN];
 
 /// A pointer ready for the SQE.
 pub(super) struct Pointer {
@@ -72,38 +68,38 @@ impl ListPages {
         slots * PAGE
     }
 
-    pub(super) fn new(memory: Region) -> Self {
-        Self { memory }
+    pub(super) fn new(memory: Region) -> Result<Self, OutOfRange> {
+        Ok(Self {
+            words: Words::new(memory.view().clone())?,
+            memory,
+        })
     }
 
     pub(super) fn memory(&self) -> &Region {
         &self.memory
     }
 
-    fn page(&self, slot: u16) -> Result<(usize, u64), OutOfRange> {
+    /// A slot's page, and its address.
+    #[inline]
+    fn page(&self, slot: u16) -> Result<(&Page, u64), OutOfRange> {
         let at = usize::from(slot) * PAGE;
-        Ok((at, self.memory.iova_of(at..at + PAGE)?))
+        match self.words.get(usize::from(slot)) {
+            Some(page) => Ok((page, self.memory.iova() + at as u64)),
+            None => Err(OutOfRange {
+                offset: at,
+                len: PAGE,
+                view_len: self.memory.len(),
+            }),
+        }
     }
 
     /// PRP entries for `len` bytes (1 to [`TRANSFER_MAX`]) at `iova`.
+    #[inline]
     pub(super) fn prp(&self, slot: u16, iova: u64, len: usize) -> Result<Pointer, OutOfRange> {
-        let page = PAGE as u64;
-        let in_page = iova % page;
-        let pages = (in_page as usize + len).div_ceil(PAGE);
-        let second = iova - in_page + page;
-        let (prp2, list_len) = match pages {
-            0 | 1 => (0, 0),
-            2 => (second, 0),
-            _ => {
-                let (at, list) = self.page(slot)?;
-                for i in 0..pages - 1 {
-                    let entry = second + i as u64 * page;
-                    self.memory
-                        .view()
-                        .store_u64(at + i * 8, entry, Ordering::Relaxed)?;
-                }
-                (list, pages - 1)
-            }
+        let in_page = iova as usize % PAGE;
+        let (prp2, list_len) = match in_page + len {
+            0..=PAGE => (0, 0),
+            end => self.further_pages(slot, iova - in_page as u64, end)?,
         };
         Ok(Pointer {
             psdt: Psdt::Prp,
@@ -112,7 +108,25 @@ impl ListPages {
         })
     }
 
+    /// PRP entry 2 and the length of its list, for data that ends `end` bytes
+    /// (more than a page) from the page where it begins.
+    #[inline(never)]
+    fn further_pages(&self, slot: u16, first: u64, end: usize) -> Result<(u64, usize), OutOfRange> {
+        let page = PAGE as u64;
+        let further = end.div_ceil(PAGE) - 1;
+        if further == 1 {
+            return Ok((first + page, 0));
+        }
+        let (list, at) = self.page(slot)?;
+        let words = list.get(..further).unwrap_or(list);
+        for (word, number) in words.iter().zip(1..) {
+            word.store((first + number * page).to_le(), Ordering::Relaxed);
+        }
+        Ok((at, further))
+    }
+
     /// One data block descriptor.
+    #[inline]
     pub(super) fn sgl(iova: u64, len: u32) -> Pointer {
         let dptr = DataPtr::from_sgl(SglDescriptor::data_block(iova, len));
         Pointer {
@@ -124,22 +138,28 @@ impl ListPages {
 
     /// Writes ranges (1 to 256) into the slot's page.
     pub(super) fn ranges(&self, slot: u16, ranges: &[DsmRange]) -> Result<Pointer, OutOfRange> {
-        let (at, list) = self.page(slot)?;
-        let page = self.memory.view().slice(at..at + PAGE)?;
-        page.write(0, zerocopy::IntoBytes::as_bytes(ranges))?;
+        let (list, at) = self.page(slot)?;
+        for (words, range) in list.as_chunks().0.iter().zip(ranges) {
+            let values: [U64; 2] = zerocopy::transmute!(*range);
+            let words: &[AtomicU64; 2] = words;
+            for (word, value) in words.iter().zip(values) {
+                word.store(value.get().to_le(), Ordering::Relaxed);
+            }
+        }
         Ok(Pointer {
             psdt: Psdt::Prp,
-            dptr: DataPtr::from_prp(list, 0),
+            dptr: DataPtr::from_prp(at, 0),
             list_len: 0,
         })
     }
 
     /// Reads a PRP list back as the controller will.
-    pub(super) fn read_back(&self, slot: u16, into: &mut [u64]) -> Result<(), OutOfRange> {
-        let (at, _) = self.page(slot)?;
-        for (i, entry) in into.iter_mut().enumerate() {
-            *entry = self.memory.view().load_u64(at + i * 8, Ordering::Relaxed)?;
+    pub(super) fn read_back(&self, slot: u16, into: &mut [u64]) {
+        let Ok((list, _)) = self.page(slot) else {
+            return;
+        };
+        for (entry, word) in into.iter_mut().zip(list) {
+            *entry = u64::from_le(word.load(Ordering::Relaxed));
         }
-        Ok(())
     }
 }

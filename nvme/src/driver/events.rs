@@ -71,7 +71,7 @@ impl<B: Backing> Controller<B> {
                 Err(_) => return Ok(events),
             }
             admin.take_event();
-            admin.ask_for_events(&inner.device)?;
+            admin.ask_for_events(&inner.device);
         }
         Ok(events)
     }

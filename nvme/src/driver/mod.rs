@@ -10,6 +10,7 @@
 //! an end, and never trusts a value of the device as an index.
 
 mod admin;
+mod blocks;
 mod cmb;
 mod command;
 mod create;
@@ -26,6 +27,7 @@ mod shadow;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

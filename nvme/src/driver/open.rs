@@ -44,7 +44,7 @@ pub(super) fn open<B: Backing>(backing: Arc<B>, options: Options) -> Result<Inne
                 .interrupts(usize::from(known.queue_limit) + 1)?,
             false => Vec::new(),
         };
-        admin.ask_for_events(&device)?;
+        admin.ask_for_events(&device);
         Ok((known, vectors))
     });
     let (known, vectors) = match opened {

@@ -6,13 +6,11 @@ use std::sync::Arc;
 
 use sidelane_p2p::Region;
 
-use super::command::Maker;
 use super::create::Life;
-use super::data::{LIST_LEN, ListPages};
-use super::namespaces::find;
-use super::ring::{CompletionRing, SubmissionRing};
-use super::slots::{Overdue, Slots};
-use super::{DriverError, Inner, IoCommand, Namespace, SubmitError};
+use super::ring::CompletionRing;
+use super::slots::Overdue;
+use super::writer::CommandWriter;
+use super::{DriverError, Inner, IoCommand, SubmitError};
 use crate::Backing;
 use crate::spec::{Sqe, Status};
 
@@ -53,21 +51,12 @@ pub struct QueueStats {
 pub struct IoQueuePair<B: Backing> {
     pub(super) inner: Arc<Inner<B>>,
     pub(super) life: Life,
-    pub(super) sq: SubmissionRing,
+    pub(super) writer: CommandWriter,
     pub(super) cq: CompletionRing,
-    pub(super) slots: Slots,
-    pub(super) lists: ListPages,
-    pub(super) transfer_max: usize,
-    pub(super) sgl: bool,
-    /// As they were when the queue pair was made.
-    pub(super) namespaces: Arc<[Namespace]>,
     /// Index of the interrupt vector.
     pub(super) vector: Option<usize>,
-    pub(super) tap: Option<Tap>,
     pub(super) stats: QueueStats,
     pub(super) deleted: bool,
-    /// The controller was seen to be halted, and this is dead.
-    pub(super) halted: bool,
 }
 
 impl<B: Backing> IoQueuePair<B> {
@@ -79,36 +68,7 @@ impl<B: Backing> IoQueuePair<B> {
     /// written then. [`SubmitError::Halted`] once [`ring`](Self::ring) or
     /// [`poll`](Self::poll) has seen that the controller was halted.
     pub fn submit(&mut self, command: IoCommand<'_>, tag: u64) -> Result<(), SubmitError> {
-        if self.halted {
-            return Err(SubmitError::Halted);
-        }
-        let (slot, cid) = self.slots.take(tag).ok_or(SubmitError::QueueFull)?;
-        let written = self.write(slot, cid, &command);
-        if written.is_err() {
-            self.slots.complete(cid);
-        }
-        written
-    }
-
-    fn write(&mut self, slot: u16, cid: u16, command: &IoCommand<'_>) -> Result<(), SubmitError> {
-        let maker = Maker {
-            lists: &self.lists,
-            transfer_max: self.transfer_max,
-            sgl: self.sgl,
-        };
-        let (mut sqe, list_len) = maker.sqe(slot, command, |nsid| {
-            find(&self.namespaces, nsid).map(|namespace| namespace.block_bytes)
-        })?;
-        sqe.cdw0.set_cid(cid);
-        let at = self.sq.push(&sqe)?;
-        self.stats.submitted += 1;
-        if let Some(tap) = &mut self.tap {
-            let mut list = [0; LIST_LEN];
-            let list = &mut list[..list_len.min(LIST_LEN)];
-            self.lists.read_back(slot, list)?;
-            tap(&self.sq.read_back(at)?, list);
-        }
-        Ok(())
+        self.writer.submit(&command, tag)
     }
 
     /// Tells the controller of all commands written since the last time.
@@ -116,7 +76,7 @@ impl<B: Backing> IoQueuePair<B> {
         if self.is_dead() {
             return;
         }
-        if self.sq.ring(&*self.inner.device.backing) {
+        if self.writer.sq.ring(&*self.inner.device.backing) {
             self.stats.doorbells += 1;
         }
     }
@@ -126,27 +86,21 @@ impl<B: Backing> IoQueuePair<B> {
         if self.is_dead() {
             return 0;
         }
+        let stale = self.stats.stale;
         let mut taken = 0;
         while taken < limit {
             let Some(answer) = self.cq.pop() else { break };
             taken += 1;
-            match self.slots.complete(answer.cid) {
-                Some(tag) => {
-                    self.stats.completed += 1;
-                    f(Completion {
-                        tag,
-                        status: answer.status,
-                        result: answer.result,
-                    });
-                }
-                None => {
-                    self.stats.stale += 1;
-                    let device = self.inner.device.address;
-                    let (qid, cid) = (self.life.qid, answer.cid);
-                    tracing::warn!(%device, qid, cid, "a completion of no outstanding command");
-                }
+            match self.writer.slots.complete(answer.cid) {
+                Some(tag) => f(Completion {
+                    tag,
+                    status: answer.status,
+                    result: answer.result,
+                }),
+                None => self.stray(answer.cid),
             }
         }
+        self.stats.completed += taken as u64 - (self.stats.stale - stale);
         self.cq.ring(&*self.inner.device.backing);
         taken
     }
@@ -154,15 +108,24 @@ impl<B: Backing> IoQueuePair<B> {
     /// Whether the controller was halted since this was made: then nothing more
     /// is told to it, and none of the outstanding commands ends.
     fn is_dead(&mut self) -> bool {
-        self.halted |= !self.inner.is_alive(self.life.epoch);
-        self.halted
+        if !self.inner.is_alive(self.life.epoch) {
+            self.writer.halt();
+        }
+        self.writer.is_halted()
+    }
+
+    #[cold]
+    fn stray(&mut self, cid: u16) {
+        self.stats.stale += 1;
+        let (device, qid) = (self.inner.device.address, self.life.qid);
+        tracing::warn!(%device, qid, cid, "a completion of no outstanding command");
     }
 
     /// The time by which the ages of commands are measured, in milliseconds since
     /// any start; it does not go back. To be set once a round, before commands
     /// are submitted: no clock is read for each of them.
     pub fn set_clock(&mut self, now_ms: u64) {
-        self.slots.set_clock(now_ms);
+        self.writer.slots.set_clock(now_ms);
     }
 
     /// Commands that have been outstanding for more than `older_than_ms`, by the
@@ -170,13 +133,13 @@ impl<B: Backing> IoQueuePair<B> {
     /// Looks through all slots unless nothing is outstanding: some ten times a
     /// second, not each round.
     pub fn overdue(&self, older_than_ms: u64) -> impl Iterator<Item = Overdue> {
-        self.slots.overdue(older_than_ms)
+        self.writer.slots.overdue(older_than_ms)
     }
 
     /// Identifiers under which commands with this tag are outstanding, for
     /// Abort. Looks through all slots, as [`overdue`](Self::overdue) does.
     pub fn cids_of(&self, tag: u64) -> impl Iterator<Item = u16> {
-        self.slots.cids_of(tag)
+        self.writer.slots.cids_of(tag)
     }
 
     /// The eventfd that counts this queue's interrupts, unless the queue is
@@ -197,12 +160,12 @@ impl<B: Backing> IoQueuePair<B> {
 
     /// The greatest number of commands outstanding at once.
     pub fn capacity(&self) -> usize {
-        self.slots.capacity()
+        self.writer.slots.capacity()
     }
 
     /// Commands submitted and not yet polled back.
     pub fn outstanding(&self) -> usize {
-        self.slots.outstanding()
+        self.writer.slots.outstanding()
     }
 
     /// The queue's identifier at the controller.
@@ -212,12 +175,15 @@ impl<B: Backing> IoQueuePair<B> {
 
     /// Counts since the queue pair was made.
     pub fn stats(&self) -> QueueStats {
-        self.stats
+        QueueStats {
+            submitted: self.stats.completed + self.outstanding() as u64,
+            ..self.stats
+        }
     }
 
     /// Has every command shown to `tap` as the controller will read it.
     pub fn set_tap(&mut self, tap: Tap) {
-        self.tap = Some(tap);
+        self.writer.tap = Some(tap);
     }
 
     /// Whether the controller is there and without fatal error. One register
@@ -234,7 +200,11 @@ impl<B: Backing> IoQueuePair<B> {
 
     /// The memory of rings and lists, for an audit of what the controller reads.
     pub fn memory(&self) -> [&Region; 3] {
-        [self.sq.memory(), self.cq.memory(), self.lists.memory()]
+        [
+            self.writer.sq.memory(),
+            self.cq.memory(),
+            self.writer.lists.memory(),
+        ]
     }
 
     /// Deletes both queues. Outstanding commands are aborted by the controller;

@@ -75,15 +75,13 @@ impl<B: Backing> Controller<B> {
         device.disable()?;
         device.same_capabilities()?;
         device.backing.set_dma(true)?;
-        let restarted = admin
-            .renew(device)
-            .and_then(|()| Known::bring_up(device, &mut admin, &inner.options))
-            .and_then(|known| {
-                inner.is_same(&known)?;
-                self.announce_again()?;
-                admin.ask_for_events(device)?;
-                Ok(known)
-            });
+        admin.renew();
+        let restarted = Known::bring_up(device, &mut admin, &inner.options).and_then(|known| {
+            inner.is_same(&known)?;
+            self.announce_again()?;
+            admin.ask_for_events(device);
+            Ok(known)
+        });
         match restarted {
             Ok(known) => {
                 *lock(&inner.free_qids) = known.qids();

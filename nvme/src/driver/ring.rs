@@ -3,17 +3,22 @@
 //! Writing an entry is kept apart from telling the controller about it: one
 //! doorbell serves a batch.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use sidelane_p2p::{OutOfRange, Region};
-use zerocopy::IntoBytes;
+use sidelane_p2p::{OutOfRange, Region, Words};
+use zerocopy::little_endian::U64;
 
 use crate::Backing;
 use crate::spec::{CQE_LEN, SQE_LEN, Sqe, Status, StatusPhase};
 
+/// Words of an entry.
+const SQE_WORDS: usize = SQE_LEN / 8;
+const CQE_WORDS: usize = CQE_LEN / 8;
+
 /// Where the driver puts commands.
 pub(super) struct SubmissionRing {
     memory: Region,
+    words: Words<SQE_WORDS>,
     entries: u16,
     tail: u16,
     /// The tail that the controller knows.
@@ -22,41 +27,52 @@ pub(super) struct SubmissionRing {
 }
 
 impl SubmissionRing {
-    pub(super) fn new(memory: Region, entries: u16, doorbell: u32) -> Self {
-        Self {
+    /// A ring of `entries` in `memory`, which has room for them.
+    pub(super) fn new(memory: Region, entries: u16, doorbell: u32) -> Result<Self, OutOfRange> {
+        Ok(Self {
+            words: words(&memory, entries)?,
             memory,
             entries,
             tail: 0,
             rung: 0,
             doorbell,
-        }
+        })
     }
 
     pub(super) fn memory(&self) -> &Region {
         &self.memory
     }
 
+    /// Makes the ring as it was when it was new. The controller must not know it.
+    pub(super) fn renew(&mut self) {
+        (self.tail, self.rung) = (0, 0);
+    }
+
     /// Writes an entry; the caller knows that there is room. Gives its index.
-    pub(super) fn push(&mut self, sqe: &Sqe) -> Result<u16, OutOfRange> {
+    #[inline]
+    pub(super) fn push(&mut self, sqe: &Sqe) -> u16 {
         let slot = self.tail;
-        self.memory
-            .view()
-            .write(usize::from(slot) * SQE_LEN, sqe.as_bytes())?;
+        let values: [U64; SQE_WORDS] = zerocopy::transmute!(*sqe);
+        // `new` has seen that there are that many.
+        if let Some(entry) = self.words.get(usize::from(slot)) {
+            for (word, value) in entry.iter().zip(values) {
+                word.store(value.get().to_le(), Ordering::Relaxed);
+            }
+        }
         self.tail = next(slot, self.entries);
-        Ok(slot)
+        slot
     }
 
     /// Reads an entry back as the controller will.
-    pub(super) fn read_back(&self, slot: u16) -> Result<Sqe, OutOfRange> {
-        let mut sqe = Sqe::default();
-        self.memory
-            .view()
-            .read(usize::from(slot) * SQE_LEN, sqe.as_mut_bytes())?;
-        Ok(sqe)
+    pub(super) fn read_back(&self, slot: u16) -> Option<Sqe> {
+        let entry = self.words.get(usize::from(slot))?;
+        let load = |word: &AtomicU64| U64::new(u64::from_le(word.load(Ordering::Relaxed)));
+        Some(zerocopy::transmute!(entry.each_ref().map(load)))
     }
 
     /// Tells the controller about entries written since the last time; says
     /// whether there were any.
+    #[inline]
     pub(super) fn ring<B: Backing>(&mut self, backing: &B) -> bool {
         if self.rung == self.tail {
             return false;
@@ -78,6 +94,7 @@ pub(super) struct Answer {
 /// Where the controller puts completions.
 pub(super) struct CompletionRing {
     memory: Region,
+    words: Words<CQE_WORDS>,
     entries: u16,
     head: u16,
     /// The phase of entries that are new in this pass of the ring.
@@ -88,50 +105,68 @@ pub(super) struct CompletionRing {
 }
 
 impl CompletionRing {
-    pub(super) fn new(memory: Region, entries: u16, doorbell: u32) -> Self {
-        Self {
+    /// A ring of `entries` in `memory`, which has room for them.
+    pub(super) fn new(memory: Region, entries: u16, doorbell: u32) -> Result<Self, OutOfRange> {
+        Ok(Self {
+            words: words(&memory, entries)?,
             memory,
             entries,
             head: 0,
             phase: true,
             rung: 0,
             doorbell,
-        }
+        })
     }
 
     pub(super) fn memory(&self) -> &Region {
         &self.memory
     }
 
+    /// Makes the ring as it was when it was new. The controller must not know it.
+    pub(super) fn renew(&mut self) {
+        for word in self.words.as_flattened() {
+            word.store(0, Ordering::Relaxed);
+        }
+        (self.head, self.rung, self.phase) = (0, 0, true);
+    }
+
     /// The next completion, if there is one.
+    #[inline]
     pub(super) fn pop(&mut self) -> Option<Answer> {
-        let view = self.memory.view();
-        let at = usize::from(self.head) * CQE_LEN;
-        // The dword with the phase is loaded first and with acquire, so that the
-        // others are no older than it. They lie inside the ring like it does.
-        let last = view.load_u32(at + 12, Ordering::Acquire).ok()?;
-        let status = StatusPhase::from_raw((last >> 16) as u16);
+        let head = self.head;
+        let entry = self.words.get(usize::from(head))?;
+        // The word with the phase is loaded first and with acquire, so that the
+        // other is no older than it.
+        let last = u64::from_le(entry[1].load(Ordering::Acquire));
+        let status = StatusPhase::from_raw((last >> 48) as u16);
         if status.phase() != self.phase {
             return None;
         }
-        let low = view.load_u32(at, Ordering::Relaxed).ok()?;
-        let high = view.load_u32(at + 4, Ordering::Relaxed).ok()?;
-        self.head = next(self.head, self.entries);
-        self.phase ^= self.head == 0;
+        let result = u64::from_le(entry[0].load(Ordering::Relaxed));
+        self.head = next(head, self.entries);
+        if self.head == 0 {
+            self.phase = !self.phase;
+        }
         Some(Answer {
-            cid: last as u16,
+            cid: (last >> 32) as u16,
             status: status.status(),
-            result: u64::from(low) | u64::from(high) << 32,
+            result,
         })
     }
 
     /// Gives the entries taken since the last time back to the controller.
+    #[inline]
     pub(super) fn ring<B: Backing>(&mut self, backing: &B) {
         if self.rung != self.head {
             self.rung = self.head;
             backing.write32(self.doorbell, u32::from(self.head));
         }
     }
+}
+
+/// The entries of a ring.
+fn words<const N: usize>(memory: &Region, entries: u16) -> Result<Words<N>, OutOfRange> {
+    Words::new(memory.view().slice(0..usize::from(entries) * N * 8)?)
 }
 
 fn next(slot: u16, entries: u16) -> u16 {

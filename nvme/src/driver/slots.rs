@@ -2,20 +2,22 @@
 //! changes with each use, so that a completion that comes late or twice is not
 //! taken for that of another command.
 
-/// What is known of a command, and of those that will use its slot later.
+/// What is known of a command.
 #[derive(Clone, Copy)]
 struct Slot {
     tag: u64,
     /// When it was taken, in milliseconds; wraps after 49 days.
     since_ms: u32,
-    /// The identifier in use, or [`NONE`].
+    /// The identifier of the command, or of the last one.
     cid: u16,
-    /// The identifier of the next use.
-    next_cid: u16,
+    /// The next free slot, [`LAST`], or [`BUSY`].
+    next: u16,
 }
 
-/// No command: an identifier that is never given.
-const NONE: u16 = 0xffff;
+/// Not an index: no slot is free after this one.
+const LAST: u16 = 0xffff;
+/// Not an index: the slot is not free.
+const BUSY: u16 = 0xfffe;
 
 /// An outstanding command that is older than was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +33,11 @@ pub struct Overdue {
 /// The commands of one queue.
 pub(super) struct Slots {
     slots: Box<[Slot]>,
-    free: Vec<u16>,
-    index_bits: u32,
+    /// The first free slot, or [`LAST`].
+    free: u16,
+    outstanding: u16,
+    /// The bits of an identifier that are the index; above is the generation.
+    index_mask: u16,
     now_ms: u64,
 }
 
@@ -43,15 +48,20 @@ impl Slots {
         let idle = |index| Slot {
             tag: 0,
             since_ms: 0,
-            cid: NONE,
-            next_cid: index,
+            cid: index,
+            next: if index + 1 < capacity {
+                index + 1
+            } else {
+                LAST
+            },
         };
         Self {
             slots: (0..capacity).map(idle).collect(),
-            free: (0..capacity).rev().collect(),
+            free: 0,
+            outstanding: 0,
             // An index of all ones stays unused, so no identifier is FFFFh,
             // which in the error log stands for no command.
-            index_bits: u32::from(capacity).ilog2() + 1,
+            index_mask: (capacity + 1).next_power_of_two() - 1,
             now_ms: 0,
         }
     }
@@ -61,7 +71,7 @@ impl Slots {
     }
 
     pub(super) fn outstanding(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.outstanding.into()
     }
 
     /// The time at which slots are taken from now on. It never goes back.
@@ -69,17 +79,24 @@ impl Slots {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
+    /// Gives no slot any more.
+    pub(super) fn close(&mut self) {
+        self.free = LAST;
+    }
+
     /// Takes a slot: its index and the identifier for this use of it.
     #[inline]
     pub(super) fn take(&mut self, tag: u64) -> Option<(u16, u16)> {
-        let index = self.free.pop()?;
+        let index = self.free;
         let slot = self.slots.get_mut(usize::from(index))?;
-        let cid = slot.next_cid;
+        let cid = slot.cid.wrapping_add(self.index_mask).wrapping_add(1);
+        self.free = slot.next;
+        self.outstanding += 1;
         *slot = Slot {
             tag,
             since_ms: self.now_ms as u32,
             cid,
-            next_cid: cid.wrapping_add(1 << self.index_bits),
+            next: BUSY,
         };
         Some((index, cid))
     }
@@ -89,25 +106,25 @@ impl Slots {
     /// sent.
     #[inline]
     pub(super) fn complete(&mut self, cid: u16) -> Option<u64> {
-        let index = cid & ((1 << self.index_bits) - 1);
+        let index = cid & self.index_mask;
         let slot = self.slots.get_mut(usize::from(index))?;
-        if slot.cid != cid {
+        if slot.cid != cid || slot.next != BUSY {
             return None;
         }
-        slot.cid = NONE;
-        self.free.push(index);
+        slot.next = self.free;
+        self.free = index;
+        self.outstanding -= 1;
         Some(slot.tag)
     }
 
     fn busy(&self) -> impl Iterator<Item = &Slot> {
         // With nothing outstanding there is nothing to look through.
-        let looked_through = if self.outstanding() == 0 {
-            0
-        } else {
-            self.slots.len()
+        let looked_through = match self.outstanding {
+            0 => 0,
+            _ => self.slots.len(),
         };
         let slots = self.slots.iter().take(looked_through);
-        slots.filter(|slot| slot.cid != NONE)
+        slots.filter(|slot| slot.next == BUSY)
     }
 
     /// Commands that have been outstanding for more than `older_than_ms`.
