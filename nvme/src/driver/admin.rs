@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::DriverError;
 use super::data::PAGE;
 use super::device::Device;
+use super::doorbell::Doorbell;
 use super::ring::{Answer, CompletionRing, SubmissionRing};
 use super::shadow::ShadowPages;
 use crate::Backing;
@@ -72,8 +73,10 @@ impl AdminQueue {
         let internal = |source| device.internal(source);
         let sq = host("admin submission queue", entries * SQE_LEN)?;
         let cq = host("admin completion queue", entries * CQE_LEN)?;
-        let sq = SubmissionRing::new(sq, ADMIN_ENTRIES, offset::sq_tail(0, dstrd));
-        let cq = CompletionRing::new(cq, ADMIN_ENTRIES, offset::cq_head(0, dstrd));
+        let tail = Doorbell::new(offset::sq_tail(0, dstrd), None);
+        let head = Doorbell::new(offset::cq_head(0, dstrd), None);
+        let sq = SubmissionRing::new(sq, ADMIN_ENTRIES, tail);
+        let cq = CompletionRing::new(cq, ADMIN_ENTRIES, head);
         Ok(Self {
             sq: sq.map_err(internal)?,
             cq: cq.map_err(internal)?,

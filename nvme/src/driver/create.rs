@@ -8,6 +8,7 @@ use sidelane_p2p::Region;
 use super::admin::{host_region, sqe_of};
 use super::blocks::BlockSizes;
 use super::data::ListPages;
+use super::doorbell::{Doorbell, Shadow};
 use super::queue::QueueStats;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::Slots;
@@ -51,7 +52,12 @@ impl<B: Backing> Controller<B> {
             let sq = host("submission queue", usize::from(entries) * SQE_LEN)?;
             let cq = host("completion queue", usize::from(entries) * CQE_LEN)?;
             let lists = host("lists of queue", ListPages::bytes_for(slots.capacity()))?;
-            let (tail, head) = (offset::sq_tail(qid, dstrd), offset::cq_head(qid, dstrd));
+            let doorbell = |offset| {
+                let pages = known.shadows.as_ref();
+                Doorbell::new(offset, pages.and_then(|pages| Shadow::new(pages, offset)))
+            };
+            let tail = doorbell(offset::sq_tail(qid, dstrd));
+            let head = doorbell(offset::cq_head(qid, dstrd));
             Ok((
                 SubmissionRing::new(sq, entries, tail).map_err(internal)?,
                 CompletionRing::new(cq, entries, head).map_err(internal)?,

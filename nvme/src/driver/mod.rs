@@ -16,6 +16,7 @@ mod command;
 mod create;
 mod data;
 mod device;
+mod doorbell;
 mod error;
 mod events;
 mod namespaces;

@@ -36,8 +36,13 @@ pub struct QueueStats {
     pub submitted: u64,
     /// Commands completed.
     pub completed: u64,
-    /// Times the controller was told of commands.
+    /// Times the doorbell was rung for commands.
     pub doorbells: u64,
+    /// Times the doorbell was rung for completions that were taken.
+    pub head_doorbells: u64,
+    /// Times, of both kinds, that the controller was told by a doorbell's shadow
+    /// alone.
+    pub spared_doorbells: u64,
     /// Completions of no outstanding command: the controller is at fault.
     pub stale: u64,
 }
@@ -76,9 +81,7 @@ impl<B: Backing> IoQueuePair<B> {
         if self.is_dead() {
             return;
         }
-        if self.writer.sq.ring(&*self.inner.device.backing) {
-            self.stats.doorbells += 1;
-        }
+        self.writer.sq.ring(&*self.inner.device.backing);
     }
 
     /// Hands at most `limit` completions to `f`, and says how many it were.
@@ -175,7 +178,11 @@ impl<B: Backing> IoQueuePair<B> {
 
     /// Counts since the queue pair was made.
     pub fn stats(&self) -> QueueStats {
+        let (tail, head) = (self.writer.sq.doorbell(), self.cq.doorbell());
         QueueStats {
+            doorbells: tail.rung,
+            head_doorbells: head.rung,
+            spared_doorbells: tail.spared + head.spared,
             submitted: self.stats.completed + self.outstanding() as u64,
             ..self.stats
         }

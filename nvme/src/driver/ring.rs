@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sidelane_p2p::{OutOfRange, Region, Words};
 use zerocopy::little_endian::U64;
 
+use super::doorbell::Doorbell;
 use crate::Backing;
 use crate::spec::{CQE_LEN, SQE_LEN, Sqe, Status, StatusPhase};
 
@@ -23,12 +24,16 @@ pub(super) struct SubmissionRing {
     tail: u16,
     /// The tail that the controller knows.
     rung: u16,
-    doorbell: u32,
+    doorbell: Doorbell,
 }
 
 impl SubmissionRing {
     /// A ring of `entries` in `memory`, which has room for them.
-    pub(super) fn new(memory: Region, entries: u16, doorbell: u32) -> Result<Self, OutOfRange> {
+    pub(super) fn new(
+        memory: Region,
+        entries: u16,
+        doorbell: Doorbell,
+    ) -> Result<Self, OutOfRange> {
         Ok(Self {
             words: words(&memory, entries)?,
             memory,
@@ -70,16 +75,18 @@ impl SubmissionRing {
         Some(zerocopy::transmute!(entry.each_ref().map(load)))
     }
 
-    /// Tells the controller about entries written since the last time; says
-    /// whether there were any.
+    /// Tells the controller about entries written since the last time.
     #[inline]
-    pub(super) fn ring<B: Backing>(&mut self, backing: &B) -> bool {
-        if self.rung == self.tail {
-            return false;
+    pub(super) fn ring<B: Backing>(&mut self, backing: &B) {
+        if self.rung != self.tail {
+            self.doorbell.ring(backing, self.rung, self.tail);
+            self.rung = self.tail;
         }
-        self.rung = self.tail;
-        backing.write32(self.doorbell, u32::from(self.tail));
-        true
+    }
+
+    /// How the controller is told.
+    pub(super) fn doorbell(&self) -> &Doorbell {
+        &self.doorbell
     }
 }
 
@@ -101,12 +108,16 @@ pub(super) struct CompletionRing {
     phase: bool,
     /// The head that the controller knows.
     rung: u16,
-    doorbell: u32,
+    doorbell: Doorbell,
 }
 
 impl CompletionRing {
     /// A ring of `entries` in `memory`, which has room for them.
-    pub(super) fn new(memory: Region, entries: u16, doorbell: u32) -> Result<Self, OutOfRange> {
+    pub(super) fn new(
+        memory: Region,
+        entries: u16,
+        doorbell: Doorbell,
+    ) -> Result<Self, OutOfRange> {
         Ok(Self {
             words: words(&memory, entries)?,
             memory,
@@ -158,9 +169,14 @@ impl CompletionRing {
     #[inline]
     pub(super) fn ring<B: Backing>(&mut self, backing: &B) {
         if self.rung != self.head {
+            self.doorbell.ring(backing, self.rung, self.head);
             self.rung = self.head;
-            backing.write32(self.doorbell, u32::from(self.head));
         }
+    }
+
+    /// How the controller is told.
+    pub(super) fn doorbell(&self) -> &Doorbell {
+        &self.doorbell
     }
 }
 

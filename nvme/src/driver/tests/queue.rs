@@ -27,10 +27,18 @@ proptest! {
         depth in 2u16..40,
         batches in proptest::collection::vec((1usize..50, 1usize..50), 200),
         defer: bool,
+        shadow_doorbells: bool,
     ) {
-        let options = ModelOptions::default();
+        let options = ModelOptions {
+            shadow_doorbells,
+            ..ModelOptions::default()
+        };
         let bench = Bench::new(options.clone(), options);
-        let controller = open(&bench.near);
+        let options = Options {
+            shadow_doorbells,
+            ..Options::default()
+        };
+        let controller = Controller::open(bench.near.backing(), options).unwrap();
         let mut queue = controller.create_io_queue_pair(depth).unwrap();
         prop_assert_eq!(queue.capacity(), usize::from(depth) - 1);
         bench.near.set_defer(defer);
@@ -69,7 +77,81 @@ proptest! {
         let stats = queue.stats();
         prop_assert_eq!((stats.submitted, stats.completed, stats.stale), (tag, tag, 0));
         prop_assert!(stats.doorbells <= 200, "one doorbell a batch");
+        prop_assert!(shadow_doorbells || stats.spared_doorbells == 0);
     }
+}
+
+/// A controller that offers shadow doorbells, and a driver that wants them or not.
+fn shadowed(wanted: bool) -> (Bench, Controller<ModelBacking>) {
+    let model = ModelOptions {
+        shadow_doorbells: true,
+        ..ModelOptions::default()
+    };
+    let bench = Bench::new(model.clone(), model);
+    let options = Options {
+        shadow_doorbells: wanted,
+        ..Options::default()
+    };
+    let controller = Controller::open(bench.near.backing(), options).unwrap();
+    (bench, controller)
+}
+
+/// Submits two batches while the controller is awake, and gives what was rung.
+fn two_batches(bench: &Bench, queue: &mut IoQueuePair<ModelBacking>) -> QueueStats {
+    bench.near.set_defer(true);
+    for _ in 0..2 {
+        for tag in 0..3 {
+            queue.submit(IoCommand::Flush { nsid: 1 }, tag).unwrap();
+        }
+        queue.ring();
+        // It has seen some of the commands, and does not sleep yet.
+        bench.near.step();
+    }
+    while bench.near.step() {}
+    assert_eq!(queue.poll(16, |end| assert!(end.status.is_success())), 6);
+    bench.near.set_defer(false);
+    queue.stats()
+}
+
+#[test]
+fn a_controller_that_is_awake_learns_of_commands_by_the_shadow() {
+    let (bench, controller) = shadowed(true);
+    for round in 0..3 {
+        let mut queue = controller.create_io_queue_pair(64).unwrap();
+        let stats = two_batches(&bench, &mut queue);
+        assert!(stats.spared_doorbells > 0, "{stats:?}");
+        let told = stats.doorbells + stats.head_doorbells + stats.spared_doorbells;
+        assert_eq!(told, 3, "two batches and what was taken, round {round}");
+        // The next one has the same identifier, and begins at 0 again.
+        queue.delete().unwrap();
+    }
+}
+
+#[test]
+fn after_a_restart_shadows_are_handed_over_again() {
+    let (bench, controller) = shadowed(true);
+    let mut queue = controller.create_io_queue_pair(64).unwrap();
+    two_batches(&bench, &mut queue);
+    controller.halt().unwrap();
+    controller.restart().unwrap();
+    drop(queue);
+    let mut queue = controller.create_io_queue_pair(64).unwrap();
+    assert!(two_batches(&bench, &mut queue).spared_doorbells > 0);
+}
+
+#[test]
+fn shadows_are_left_alone_where_they_are_not_wanted() {
+    let (bench, controller) = shadowed(false);
+    let mut queue = controller.create_io_queue_pair(64).unwrap();
+    let stats = two_batches(&bench, &mut queue);
+    assert_eq!(
+        (
+            stats.doorbells,
+            stats.head_doorbells,
+            stats.spared_doorbells
+        ),
+        (2, 1, 0)
+    );
 }
 
 #[test]
