@@ -304,3 +304,85 @@ impl Namespace {
         ids(self) == ids(other)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is known of a namespace: blocks, their size, identity; or nothing but
+    /// that it cannot be used.
+    type Shape = Option<(u64, u32, u8)>;
+
+    fn shapes() -> impl Strategy<Value = BTreeMap<u32, Shape>> {
+        let usable = (1u64..4, prop_oneof![Just(512u32), Just(4096)], 0u8..2);
+        proptest::collection::btree_map(1u32..8, proptest::option::of(usable), 0..8)
+    }
+
+    fn namespaces(shapes: &BTreeMap<u32, Shape>) -> Namespaces {
+        let mut usable = Vec::new();
+        let mut unusable = Vec::new();
+        for (&nsid, shape) in shapes {
+            match *shape {
+                Some((blocks, block_bytes, id)) => {
+                    let identify = Box::new(IdentifyNamespace {
+                        nsze: blocks.into(),
+                        nguid: [id; 16],
+                        ..IdentifyNamespace::default()
+                    });
+                    usable.push(Namespace::new(nsid, block_bytes, identify, &[]));
+                }
+                None => unusable.push(UnusableNamespace {
+                    nsid,
+                    reason: "none".into(),
+                }),
+            }
+        }
+        Namespaces {
+            usable: usable.into(),
+            unusable: unusable.into(),
+        }
+    }
+
+    proptest! {
+        /// Who follows the changes, and looks at what is named only, knows all.
+        #[test]
+        fn changes_lead_from_what_was_to_what_is(before in shapes(), after in shapes()) {
+            let changes = namespaces(&after).changes_since(&namespaces(&before));
+            prop_assert_eq!(changes.is_empty(), before == after || {
+                // That an unusable one is gone concerns nobody.
+                let gone = before.iter().filter(|(nsid, _)| !after.contains_key(nsid));
+                gone.clone().all(|(_, shape)| shape.is_none())
+                    && after.iter().all(|(nsid, shape)| before.get(nsid) == Some(shape))
+            });
+            let mut followed = before.clone();
+            for change in changes {
+                match change {
+                    NamespaceChange::Added { nsid } => {
+                        prop_assert!(followed.get(&nsid).is_none_or(Option::is_none));
+                        followed.insert(nsid, after[&nsid]);
+                    }
+                    NamespaceChange::Removed { nsid } => {
+                        prop_assert!(followed.remove(&nsid).flatten().is_some());
+                    }
+                    NamespaceChange::Resized { nsid, blocks } => {
+                        let shape = followed[&nsid].map(|(_, bytes, id)| (blocks, bytes, id));
+                        followed.insert(nsid, shape);
+                    }
+                    NamespaceChange::Reformatted { nsid, block_bytes } => {
+                        prop_assert_eq!(after[&nsid].map(|shape| shape.1), Some(block_bytes));
+                        followed.insert(nsid, after[&nsid]);
+                    }
+                    NamespaceChange::Unusable { nsid, .. } => {
+                        followed.insert(nsid, None);
+                    }
+                }
+            }
+            followed.retain(|nsid, shape| shape.is_some() || after.contains_key(nsid));
+            prop_assert_eq!(followed, after);
+        }
+    }
+}

@@ -60,6 +60,26 @@ fn an_event_is_told_once_and_the_next_of_its_kind_again(
     }
 }
 
+#[rstest]
+#[case(0, 1)]
+#[case(2, 3)]
+#[case(3, 4)]
+#[case(255, 4)]
+fn a_controller_is_given_no_more_requests_than_it_can_hold(#[case] aerl_z: u8, #[case] given: u64) {
+    let bench = bench(ModelOptions {
+        aerl_z,
+        ..ModelOptions::default()
+    });
+    let requests = Matcher::admin(AdminOpcode::AsyncEventRequest).always();
+    let armed = bench.near.inject(requests, Fault::Hold);
+    let controller = open(&bench.near);
+    assert_eq!(armed.fired(), given);
+    controller.take_events().unwrap();
+    assert_eq!(armed.fired(), given);
+    controller.restart().unwrap();
+    assert_eq!(armed.fired(), 2 * given);
+}
+
 #[test]
 fn an_event_of_another_kind_is_told_as_it_came() {
     let bench = Bench::with_cmbs();
@@ -146,17 +166,26 @@ fn an_event_whose_log_page_is_refused_is_told_without_it(
     assert_eq!(controller.take_events().unwrap(), [told]);
 }
 
-#[test]
-fn a_controller_that_takes_no_requests_for_events_is_not_asked_without_end() {
+#[rstest]
+#[case::none(4, 4)]
+#[case::half_of_them(2, 4 + 5)]
+fn a_controller_that_refuses_requests_for_events_is_not_asked_again(
+    #[case] refused: u64,
+    #[case] asked: u64,
+) {
     let bench = Bench::with_cmbs();
-    let refused = Fault::Status(Status::AER_LIMIT_EXCEEDED);
-    let requests = Matcher::admin(AdminOpcode::AsyncEventRequest).always();
-    let armed = bench.near.inject(requests, refused);
+    let requests = || Matcher::admin(AdminOpcode::AsyncEventRequest);
+    let status = Fault::Status(Status::AER_LIMIT_EXCEEDED);
+    bench.near.inject(requests().times(refused), status);
+    // A fault that changes nothing, to count the others.
+    let others = bench.near.inject(requests().always(), Fault::Delay(0));
     let controller = open(&bench.near);
-    for _ in 0..10 {
-        assert_eq!(controller.take_events().unwrap(), []);
+    for n in 0..5 {
+        bench.near.raise(ModelEvent::Error(n));
+        let told = controller.take_events().unwrap();
+        assert_eq!(told.len(), usize::from(refused < 4));
     }
-    assert!((1..=4).contains(&armed.fired()), "{}", armed.fired());
+    assert_eq!(refused + others.fired(), asked);
     controller.smart_log().unwrap();
 }
 
@@ -183,6 +212,25 @@ fn an_admin_completion_of_no_command_is_counted_and_harms_nobody() {
         assert_eq!(controller.smart_log().unwrap().spare_percent, 100);
     }
     assert_eq!(controller.stray_admin_completions(), 1);
+}
+
+#[test]
+fn an_answer_with_the_identifier_of_no_event_is_no_event() {
+    let bench = Bench::with_cmbs();
+    // A fault that changes nothing, to count.
+    let count = Matcher::any_admin().always();
+    let sent = bench.near.inject(count, Fault::Delay(0));
+    let controller = open_impatiently(&bench.near);
+    bench.near.disarm();
+    // Identifiers count from 0; four of the commands are requests for events.
+    let cid = sent.fired() as u16 - 4;
+    bench
+        .near
+        .inject(Matcher::any_admin(), Fault::WrongCid(cid ^ 1));
+    assert!(controller.smart_log().is_err());
+    assert_eq!(controller.stray_admin_completions(), 1);
+    controller.restart().unwrap();
+    assert_eq!(controller.take_events().unwrap(), []);
 }
 
 #[test]
