@@ -4,5 +4,6 @@
 pub mod bench;
 pub mod busy_host;
 pub mod good_host;
+pub mod random;
 pub mod raw_host;
 pub mod raw_packets;

@@ -3,30 +3,9 @@
 use anyhow::{Context, ensure};
 use sidelane_nvme::spec::{AdminOpcode, DataPtr, Fuse, Psdt, SglDescriptor, Sqe};
 use sidelane_tests::in_process::bench::{Bench, CAPSULE, DISK};
+use sidelane_tests::in_process::random::Random;
 use sidelane_tests::in_process::raw_host::RawHost;
 use zerocopy::IntoBytes;
-
-/// Random numbers, the same each time.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn bytes(&mut self, into: &mut [u8]) {
-        for chunk in into.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
-    }
-}
 
 /// A command of random bytes, and some of the fields put right so that it gets
 /// further than the first check.
@@ -72,7 +51,7 @@ fn random_capsule(random: &mut Random, host: &RawHost) -> Vec<u8> {
 fn random_commands_are_answered_or_end_their_connection(#[case] seed: u64) -> anyhow::Result<()> {
     const COMMANDS: usize = 1500;
     let bench = Bench::usual()?;
-    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
+    let mut random = Random::new(seed);
     let mut sent = 0;
     let mut answered = 0;
     while sent < COMMANDS {

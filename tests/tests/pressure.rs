@@ -5,8 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, ensure};
+use sidelane_nvme::spec::{AdminOpcode, Cns, Identify, NvmOpcode, Sqe, Status};
 use sidelane_tests::in_process::bench::{Bench, DISK, GOOD, Layout, SSD_BYTES};
 use sidelane_tests::in_process::good_host::Work;
+use sidelane_tests::in_process::raw_host::{
+    Association, Conn, QueueOf, RawHost, read_write, with_sgl,
+};
 
 const LONGEST: usize = 64 << 10;
 
@@ -196,5 +200,145 @@ fn two_reactors_share_the_queues_of_a_host_and_a_scarce_pool() -> anyhow::Result
         stats.pools
     );
     bench.stop()?;
+    Ok(())
+}
+
+/// I/O queues beside the admin queue: 64 queues in all.
+const QUEUES: u16 = 63;
+
+/// As [`scarce`], for a host that says what a test wants.
+fn sixteen_buffers() -> anyhow::Result<(Bench, RawHost, Association, Vec<Conn>)> {
+    let bench = scarce("[0]", "64 KiB")?;
+    let mut host = RawHost::new(bench.remote)?;
+    host.hostnqn = GOOD.to_owned();
+    let association = host.associate(DISK, 8, 0)?;
+    let mut queues = vec![association.io];
+    for qid in 2..=QUEUES {
+        queues.push(io_queue(&mut host, association.cntlid, qid)?);
+    }
+    Ok((bench, host, association, queues))
+}
+
+fn io_queue(host: &mut RawHost, cntlid: u16, qid: u16) -> anyhow::Result<Conn> {
+    let of = QueueOf {
+        subsystem: DISK,
+        qid,
+        cntlid,
+        entries: 8,
+        kato_ms: 0,
+    };
+    Ok(host.queue(&of)?.0)
+}
+
+/// A command of queue `n`, each of which has a size and a direction of its own.
+fn of_queue(host: &RawHost, n: usize) -> Sqe {
+    let blocks = [8, 1, 128, 32, 16][n % 5];
+    let opcode = [NvmOpcode::Write, NvmOpcode::Read][n % 2];
+    let sqe = read_write(opcode, 2, 64 * n as u64, blocks);
+    with_sgl(
+        sqe,
+        host.keyed(n * 65536 % (1 << 21), blocks as usize * 512),
+    )
+}
+
+/// Every queue always has commands that wait: whatever their size, no queue gets
+/// far ahead of another.
+#[test]
+fn sixteen_buffers_serve_64_queues_in_turn() -> anyhow::Result<()> {
+    const UNDER_WAY: usize = 4;
+    const EACH: usize = 8;
+    let (bench, mut host, association, queues) = sixteen_buffers()?;
+    let mut sent = bench.stats()?.reactors[0].commands;
+    // So many wait before the first ends that all have their turns.
+    bench.ssds[1].set_defer(true);
+    for _ in 0..UNDER_WAY {
+        for (n, conn) in queues.iter().enumerate() {
+            let sqe = of_queue(&host, n);
+            host.command(*conn, sqe)?;
+        }
+        sent += queues.len() as u64;
+        host.until("commands that wait", |_| {
+            (bench.stats().ok()?.reactors[0].commands >= sent).then_some(())
+        })?;
+    }
+    bench.ssds[1].set_defer(false);
+    while bench.ssds[1].step() {}
+    let mut ended = vec![0; queues.len()];
+    while ended.iter().any(|count| *count < EACH) {
+        host.until("a response", |host| {
+            (!host.responses.is_empty()).then_some(())
+        })?;
+        for (qp, cqe) in std::mem::take(&mut host.responses) {
+            ensure!(cqe.status().is_success(), "{}", cqe.status());
+            let of = queues.iter().position(|conn| conn.qp == qp);
+            let n = of.context("the response of no queue")?;
+            ended[n] += 1;
+            let sqe = of_queue(&host, n);
+            host.command(queues[n], sqe)?;
+        }
+        let (least, most) = (ended.iter().min(), ended.iter().max());
+        ensure!(
+            most.zip(least)
+                .is_some_and(|(most, least)| most - least <= 2 * UNDER_WAY),
+            "some get ahead: {ended:?}"
+        );
+    }
+    for conn in queues.iter().chain([&association.admin]) {
+        host.leave(*conn);
+    }
+    for conn in queues.iter().chain([&association.admin]) {
+        host.await_end(*conn)?;
+    }
+    let stats = bench.nothing_left()?;
+    let pool = stats.pools.iter().find(|pool| pool.waits > 0);
+    let pool = pool.context("nobody ever waited")?;
+    ensure!(pool.peak_bytes <= 64 << 10, "more than there is: {pool:?}");
+    Ok(())
+}
+
+/// The SSD gives no buffer back, and 63 queues wait for one.
+#[test]
+fn admin_commands_and_connect_never_wait_behind_io() -> anyhow::Result<()> {
+    let (bench, mut host, association, queues) = sixteen_buffers()?;
+    bench.ssds[1].set_defer(true);
+    let before = bench.stats()?.reactors[0].states["waiting-buffer"];
+    for (n, conn) in queues.iter().enumerate() {
+        let sqe = of_queue(&host, n);
+        host.command(*conn, sqe)?;
+    }
+    host.until("commands that wait", |_| {
+        let stats = bench.stats().ok()?;
+        (stats.reactors[0].states["waiting-buffer"] >= before + 40).then_some(())
+    })?;
+    let mut identify = Identify::from(with_sgl(
+        Sqe::new(AdminOpcode::Identify.0, 0),
+        host.keyed(3 << 20, 4096),
+    ));
+    identify.cns = Cns::Controller;
+    for _ in 0..100 {
+        host.check(association.admin, identify.into(), &[], Status::SUCCESS)?;
+    }
+    // Queues and whole associations too.
+    for _ in 0..8 {
+        let conn = io_queue(&mut host, association.cntlid, QUEUES + 1)?;
+        host.disconnect(conn)?;
+    }
+    let other = host.associate(DISK, 8, 0)?;
+    host.disconnect(other.io)?;
+    host.disconnect(other.admin)?;
+    ensure!(
+        bench
+            .stats()?
+            .pools
+            .iter()
+            .any(|pool| pool.in_use_bytes > 0)
+    );
+    bench.ssds[1].set_defer(false);
+    while bench.ssds[1].step() {}
+    host.until("all that waited", |host| {
+        (host.responses.len() == queues.len()).then_some(())
+    })?;
+    host.disconnect(association.admin)?;
+    bench.nothing_left()?;
     Ok(())
 }

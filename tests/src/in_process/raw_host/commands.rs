@@ -61,18 +61,23 @@ pub fn read_write(opcode: NvmOpcode, nsid: u32, lba: u64, blocks: u32) -> Sqe {
 }
 
 impl RawHost {
-    /// Writes CC, with entry sizes as they have to be.
-    ///
-    /// # Errors
-    /// When the controller refuses.
-    pub fn configure(&mut self, admin: Conn, cc: Cc) -> anyhow::Result<()> {
+    /// The command that writes CC, with entry sizes as they have to be.
+    pub fn property_set_cc(cc: Cc) -> Sqe {
         let cc = cc.with_iosqes(6).with_iocqes(4);
         let mut command = PropertySet::default();
         command.cdw0.set_opcode(AdminOpcode::Fabrics.0);
         command.fctype = FabricsType::PropertySet;
         command.offset.set(offset::CC);
         command.value.set(cc.into_bits().get().into());
-        let cqe = self.transact(admin, bare(command.into()))?;
+        bare(command.into())
+    }
+
+    /// Writes CC.
+    ///
+    /// # Errors
+    /// When the controller refuses.
+    pub fn configure(&mut self, admin: Conn, cc: Cc) -> anyhow::Result<()> {
+        let cqe = self.transact(admin, Self::property_set_cc(cc))?;
         ensure!(cqe.status().is_success(), "Property Set: {}", cqe.status());
         Ok(())
     }
