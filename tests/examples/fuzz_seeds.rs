@@ -8,10 +8,12 @@ use std::fs;
 use std::path::Path;
 
 use sidelane_nvme::spec::{
-    AdminOpcode, Cns, ConnectData, Cqe, FabricsType, Identify, IdentifyNamespace, NvmOpcode,
-    PropertySet, Psdt, ReadWrite, ReadWriteCdw12, SglDescriptor, Sqe, Status,
+    Abort, AdminOpcode, CNTLID_DYNAMIC, Cns, ConnectData, Cqe, DISCOVERY_NQN, FabricsType,
+    Identify, IdentifyNamespace, NvmOpcode, PropertySet, Psdt, ReadWrite, ReadWriteCdw12,
+    SglDescriptor, Sqe, Status,
 };
 use sidelane_nvme::spec::{DataPtr, IdentifyController, LbaFormat};
+use sidelane_tests::served::{self, SUBNQN};
 use sidelane_transport::nvmf::{ConnectAccept, ConnectReject, ConnectRequest, RejectStatus};
 use sidelane_transport::soft::psn::Psn;
 use sidelane_transport::soft::wire::{Aeth, AethKind, Bth, Headers, Opcode, Reth};
@@ -173,6 +175,9 @@ fn private_data() -> Vec<Seed> {
     vec![
         ("request", request.clone()),
         ("padded", [&request[..], &[0; 24]].concat()),
+        ("another_format", [&[7, 0], &request[2..]].concat()),
+        ("no_queue", [&request[..4], &[0; 28]].concat()),
+        ("short", request[..7].to_vec()),
         ("accept", ConnectAccept::new(128).as_bytes().to_vec()),
         (
             "reject",
@@ -194,8 +199,28 @@ fn data_pointer() -> Vec<Seed> {
         [&[16], sqe.as_bytes(), data].concat()
     };
     let list = [keyed(4096), keyed(0), keyed(512)];
+    let wraps = SglDescriptor::keyed(u64::MAX, 4096, 1, true).unwrap_or_default();
     vec![
         ("keyed", capsule(keyed(4096), &[])),
+        ("keyed_that_wraps", capsule(wraps, &[])),
+        (
+            "in_capsule_outside",
+            capsule(SglDescriptor::in_capsule(u64::MAX, 64), &[1; 64]),
+        ),
+        (
+            "list_outside",
+            capsule(
+                SglDescriptor::in_capsule_segment(17, 48, true),
+                list.as_bytes(),
+            ),
+        ),
+        (
+            "list_too_long",
+            capsule(
+                SglDescriptor::in_capsule_segment(0, 257 * 16, true),
+                &[0; 257 * 16],
+            ),
+        ),
         (
             "in_capsule",
             capsule(SglDescriptor::in_capsule(0, 64), &[1; 64]),
@@ -240,6 +265,38 @@ fn read_write(opcode: NvmOpcode, cid: u16, blocks: u16) -> Sqe {
     .into()
 }
 
+fn connect() -> Vec<Seed> {
+    let whole = |qid, nqn, cntlid, spoil: fn(&mut Sqe, &mut ConnectData)| {
+        let (mut sqe, mut data) = served::connect(qid, nqn, cntlid);
+        spoil(&mut sqe, &mut data);
+        [sqe.as_bytes(), data.as_bytes()].concat()
+    };
+    let admin = |spoil| whole(0, SUBNQN, CNTLID_DYNAMIC, spoil);
+    vec![
+        ("admin", admin(|_, _| ())),
+        (
+            "discovery",
+            whole(0, DISCOVERY_NQN, CNTLID_DYNAMIC, |_, _| ()),
+        ),
+        ("io", whole(2, SUBNQN, 1, |_, _| ())),
+        ("io_in_use", whole(1, SUBNQN, 1, |_, _| ())),
+        ("io_of_nobody", whole(2, SUBNQN, 77, |_, _| ())),
+        ("another_format", admin(|sqe, _| sqe.cdw10.set(1))),
+        ("a_queue_of_one", admin(|sqe, _| sqe.cdw11.set(0))),
+        ("a_queue_too_deep", admin(|sqe, _| sqe.cdw11.set(0xffff))),
+        ("another_host", admin(|_, data| data.hostnqn.0[30] ^= 1)),
+        (
+            "no_host_identifier",
+            admin(|_, data| data.hostid.0 = [0; 16]),
+        ),
+        (
+            "a_name_without_end",
+            admin(|_, data| data.subnqn.0 = [b'n'; 256]),
+        ),
+        ("short", admin(|_, _| ())[..1000].to_vec()),
+    ]
+}
+
 fn session() -> Vec<Seed> {
     let (admin, io) = (0, 1);
     let mut identify = Identify::from(command(AdminOpcode::Identify.into_bits(), 1, 3));
@@ -251,6 +308,9 @@ fn session() -> Vec<Seed> {
     dsm.cdw11.set(4);
     let mut page = command(AdminOpcode::GetLogPage.into_bits(), 0, 9);
     page.cdw10.set(0x03ff_0001);
+    let mut abort = Abort::from(command(AdminOpcode::Abort.into_bits(), 0, 10));
+    abort.sqid.set(1);
+    abort.cid = read_write(NvmOpcode::Read, 1, 8).cid().into();
     vec![
         (
             "reads_and_writes",
@@ -284,6 +344,24 @@ fn session() -> Vec<Seed> {
             vec![3 | 11 << 2, 1, 1, 0, 3 | 15 << 2, 3 | 11 << 2, 0, 0, 0],
         ),
         ("silence", vec![13 << 2, 255, 255, 13 << 2, 255, 255]),
+        (
+            "abort",
+            [
+                to_queue(io, &read_write(NvmOpcode::Read, 1, 8), 4096, &[]),
+                to_queue(admin, &abort.into(), 0, &[]),
+                vec![io | 12 << 2],
+            ]
+            .concat(),
+        ),
+        (
+            "disable_under_load",
+            [
+                to_queue(io, &read_write(NvmOpcode::Write, 1, 8), 4096, &[]),
+                to_queue(admin, &set.into(), 0, &[]),
+                to_queue(io, &read_write(NvmOpcode::Read, 1, 8), 4096, &[]),
+            ]
+            .concat(),
+        ),
     ]
 }
 
@@ -531,6 +609,7 @@ fn main() -> std::io::Result<()> {
         ("cm", cm()),
         ("private_data", private_data()),
         ("data_pointer", data_pointer()),
+        ("connect", connect()),
         ("session", session()),
         ("spec", spec()),
         ("model", model()),

@@ -16,6 +16,7 @@
 
 mod cm;
 mod config;
+mod connect;
 mod driver;
 mod engine;
 mod fault;
@@ -29,6 +30,7 @@ mod topology;
 
 pub use cm::cm;
 pub use config::config;
+pub use connect::connect;
 pub use driver::driver;
 pub use engine::engine;
 pub use model::model;
@@ -42,13 +44,14 @@ pub use topology::topology;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the name that their seeds and their binary have.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("packet", packet),
     ("datagram", datagram),
     ("engine", engine),
     ("cm", cm),
     ("private_data", private_data),
     ("data_pointer", data_pointer),
+    ("connect", connect),
     ("session", session),
     ("spec", spec),
     ("model", model),

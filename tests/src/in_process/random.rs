@@ -10,7 +10,7 @@ impl Random {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn any(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -19,13 +19,13 @@ impl Random {
 
     /// A number below a limit that is not zero.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.any() % limit
     }
 
     /// Fills bytes.
     pub fn bytes(&mut self, into: &mut [u8]) {
         for chunk in into.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&self.any().to_le_bytes()[..chunk.len()]);
         }
     }
 }

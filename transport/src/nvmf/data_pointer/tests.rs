@@ -158,6 +158,16 @@ fn a_list_outside_the_capsule_is_refused(
 }
 
 #[test]
+fn a_list_whose_count_does_not_fit_8_bits_is_refused() {
+    let bytes = list(&[key(1, 10, 7, false); 257]);
+    let len = bytes.len() as u32;
+    let sqe = command(SglDescriptor::in_capsule_segment(0, len, true));
+    for most in [1, 16, 257] {
+        assert_eq!(pointed(&sqe, &bytes, most), Err(SglError::Count));
+    }
+}
+
+#[test]
 fn a_list_holds_keyed_blocks_only() {
     for other in [
         SglDescriptor::in_capsule(0, 4),
