@@ -24,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use sidelane_nvme::driver::{AsyncEvent, Controller, DataPointer, IoCommand, IoQueuePair, Options};
 use sidelane_nvme::spec::Status;
 use sidelane_nvme::{Backing, VfioBacking};
-use sidelane_p2p::provider::{CmbProvider, Provider};
+use sidelane_p2p::provider::{MemoryProvider, Provider};
 use sidelane_p2p::topology::Topology;
 use sidelane_p2p::vfio::Container;
 use sidelane_p2p::{DmaSpace, PciAddress, Region};
@@ -84,7 +84,7 @@ fn probe() -> Result<usize> {
         describe(controller)?;
         if let Some(window) = controller.enable_cmb()? {
             println!("  {window:?}");
-            let provider = CmbProvider::new(controller.backing().clone(), window);
+            let provider = MemoryProvider::cmb(controller.backing().clone(), window);
             memories.push(provider.open()?.region);
         }
     }

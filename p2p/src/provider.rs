@@ -3,21 +3,23 @@
 //! A [`Provider`] is one kind of memory on one device, or host memory. Callers
 //! know the trait only, so that new kinds come without touching them.
 
-mod cmb;
+mod bar;
 mod fitness;
 mod host;
 mod p2pmem;
+mod window;
 
-pub use cmb::{BarOwner, CmbProvider, CmbWindow};
+pub use bar::{MemoryFunction, window};
 pub use fitness::{Fitness, PathReason, Realm, verdict};
 pub use host::HostProvider;
 pub use p2pmem::P2pmemProvider;
+pub use window::{BarOwner, MemoryProvider, Window};
 
 use crate::{DmaError, Placement, Region};
 
 /// Something that offers memory to devices.
 pub trait Provider: Send + Sync {
-    /// The kind, as configuration names it (`cmb`, `host`).
+    /// The kind, as configuration names it (`cmb`, `pmr`, `bar`, `host`).
     fn kind(&self) -> &'static str;
 
     /// What an operator calls it (`cmb of 0000:03:00.0`).

@@ -3,15 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use anyhow::Context;
 use sidelane_config::{Config, Namespace};
-use sidelane_nvme::model::{ModelBacking, ModelBus, ModelController};
+use sidelane_nvme::model::{ModelBacking, ModelBus, ModelController, ModelMemory};
 use sidelane_nvme::{Backing, VfioBacking};
-use sidelane_p2p::provider::{Fitness, PathReason, verdict};
+use sidelane_p2p::provider::{Fitness, MemoryFunction, PathReason, verdict};
 use sidelane_p2p::topology::{Route, RoutePath, Topology};
-use sidelane_p2p::vfio::{Container, DeviceWatch, openable};
+use sidelane_p2p::vfio::{Container, Device, DeviceWatch, openable};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, ProcessMemory};
 
 /// Opens devices and judges the routes between them.
@@ -38,6 +38,13 @@ pub trait Devices: Send + Sync + 'static {
         None
     }
 
+    /// Opens a function that is no SSD for its memory alone, for this process
+    /// alone. A function that was opened before is opened once.
+    ///
+    /// # Errors
+    /// When it is not there or not free, with the remedy.
+    fn open_memory(&self, address: PciAddress) -> anyhow::Result<Arc<dyn MemoryFunction>>;
+
     /// The address space that all opened devices share; to be asked for when
     /// all are open.
     fn space(&self) -> Arc<dyn DmaSpace>;
@@ -58,6 +65,9 @@ pub struct VfioDevices {
     /// Opened with the first device: a target without any needs no VFIO.
     container: Mutex<Option<Arc<Container>>>,
     watches: Mutex<Vec<Arc<DeviceWatch>>>,
+    /// Functions that are open for their memory. What is made of them keeps
+    /// them open.
+    memory: Mutex<BTreeMap<PciAddress, Weak<Device>>>,
 }
 
 impl VfioDevices {
@@ -74,6 +84,7 @@ impl VfioDevices {
             topology,
             container: Mutex::new(None),
             watches: Mutex::default(),
+            memory: Mutex::default(),
         })
     }
 
@@ -138,7 +149,11 @@ impl VfioDevices {
             .collect()
     }
 
-    fn open_in(&self, address: PciAddress, topology: &Topology) -> anyhow::Result<VfioBacking> {
+    fn open_in(
+        &self,
+        address: PciAddress,
+        topology: &Topology,
+    ) -> anyhow::Result<(Arc<Device>, Arc<Container>)> {
         // What is wrong with the device is worth more than that VFIO, which it
         // would have loaded, is not there.
         openable(address, topology)?;
@@ -149,7 +164,7 @@ impl VfioDevices {
             Ok(watch) => lock(&self.watches).push(watch),
             Err(error) => tracing::warn!("it will not be noticed when {address} goes: {error}"),
         }
-        Ok(VfioBacking::open(device, container)?)
+        Ok((device, container))
     }
 
     fn container(&self) -> anyhow::Result<Arc<Container>> {
@@ -167,18 +182,30 @@ impl Devices for VfioDevices {
     type Backing = VfioBacking;
 
     fn open(&self, address: PciAddress) -> anyhow::Result<VfioBacking> {
-        self.open_in(address, &self.topology)
+        let (device, container) = self.open_in(address, &self.topology)?;
+        Ok(VfioBacking::open(device, container)?)
     }
 
     fn open_again(&self, address: PciAddress) -> anyhow::Result<VfioBacking> {
         // It may be bound to another driver now, or have its BARs elsewhere.
         let topology = Topology::load(&self.sysfs)?;
-        self.open_in(address, &topology)
+        let (device, container) = self.open_in(address, &topology)?;
+        Ok(VfioBacking::open(device, container)?)
     }
 
     fn watch(&self, address: PciAddress) -> Option<Arc<DeviceWatch>> {
         let watches = lock(&self.watches);
         watches.iter().find(|it| it.address() == address).cloned()
+    }
+
+    fn open_memory(&self, address: PciAddress) -> anyhow::Result<Arc<dyn MemoryFunction>> {
+        let known = lock(&self.memory).get(&address).and_then(Weak::upgrade);
+        if let Some(device) = known {
+            return Ok(device);
+        }
+        let (device, _) = self.open_in(address, &self.topology)?;
+        lock(&self.memory).insert(address, Arc::downgrade(&device));
+        Ok(device)
     }
 
     fn space(&self) -> Arc<dyn DmaSpace> {
@@ -203,10 +230,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Modelled SSDs on one bus.
+/// Modelled SSDs and memory cards on one bus.
 pub struct ModelDevices {
     bus: ModelBus,
     controllers: BTreeMap<PciAddress, ModelController>,
+    cards: BTreeMap<PciAddress, ModelMemory>,
 }
 
 impl ModelDevices {
@@ -216,7 +244,20 @@ impl ModelDevices {
             .into_iter()
             .map(|model| (model.address(), model))
             .collect();
-        Self { bus, controllers }
+        let cards = BTreeMap::new();
+        Self {
+            bus,
+            controllers,
+            cards,
+        }
+    }
+
+    /// The same, and these memory cards.
+    #[must_use]
+    pub fn with_memory(mut self, cards: impl IntoIterator<Item = ModelMemory>) -> Self {
+        let cards = cards.into_iter().map(|card| (card.address(), card));
+        self.cards.extend(cards);
+        self
     }
 }
 
@@ -227,6 +268,12 @@ impl Devices for ModelDevices {
         let model = self.controllers.get(&address);
         let model = model.with_context(|| format!("there is no modelled SSD {address}"))?;
         Ok(model.backing())
+    }
+
+    fn open_memory(&self, address: PciAddress) -> anyhow::Result<Arc<dyn MemoryFunction>> {
+        let card = self.cards.get(&address);
+        let card = card.with_context(|| format!("there is no modelled memory {address}"))?;
+        Ok(Arc::new(card.clone()))
     }
 
     fn space(&self) -> Arc<dyn DmaSpace> {

@@ -12,7 +12,7 @@ use sidelane::selftest::{self, Direction, Observer, Outcome, SelftestOptions, Se
 use sidelane_config::Config;
 use sidelane_nvme::Backing;
 use sidelane_nvme::model::{ModelBacking, ModelBus, ModelCmb, ModelController, ModelOptions};
-use sidelane_p2p::provider::Fitness;
+use sidelane_p2p::provider::{Fitness, MemoryFunction};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement};
 use sidelane_tests::hooked::{Hook, Hooked, Memory};
 use uuid::Uuid;
@@ -75,6 +75,10 @@ impl Devices for LackingDevices {
 
     fn open(&self, address: PciAddress) -> anyhow::Result<Hooked<Lacks>> {
         Ok(Hooked::new(self.models.open(address)?, self.lacks))
+    }
+
+    fn open_memory(&self, address: PciAddress) -> anyhow::Result<Arc<dyn MemoryFunction>> {
+        self.models.open_memory(address)
     }
 
     fn space(&self) -> Arc<dyn DmaSpace> {

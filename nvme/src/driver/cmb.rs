@@ -5,7 +5,7 @@
 //! after it was told the base (CBA) and to look for it (CMSE). Before, the
 //! registers tell at once, and the buffer is known by its PCI address.
 
-use sidelane_p2p::provider::CmbWindow;
+use sidelane_p2p::provider::Window;
 
 use super::{Controller, DriverError, lock};
 use crate::Backing;
@@ -13,7 +13,7 @@ use crate::spec::{CmbLoc, CmbMsc, CmbSts, CmbSz, offset};
 
 impl<B: Backing> Controller<B> {
     /// The buffer, once enabled by [`enable_cmb`](Self::enable_cmb).
-    pub fn cmb_window(&self) -> Option<CmbWindow> {
+    pub fn cmb_window(&self) -> Option<Window> {
         *lock(&self.inner.cmb)
     }
 
@@ -25,7 +25,7 @@ impl<B: Backing> Controller<B> {
     /// # Errors
     /// When the registers make no sense, or the controller does not accept the
     /// address.
-    pub fn enable_cmb(&self) -> Result<Option<CmbWindow>, DriverError> {
+    pub fn enable_cmb(&self) -> Result<Option<Window>, DriverError> {
         if let Some(window) = self.cmb_window() {
             return Ok(Some(window));
         }
@@ -38,7 +38,7 @@ impl<B: Backing> Controller<B> {
     }
 
     /// Enables the buffer, and says where it is.
-    fn find_window(&self) -> Result<Option<CmbWindow>, DriverError> {
+    fn find_window(&self) -> Result<Option<Window>, DriverError> {
         let device = &self.inner.device;
         let by_control = device.cap.cmbs();
         // What is in use already goes on to be: other devices may be reading it.
@@ -74,7 +74,7 @@ impl<B: Backing> Controller<B> {
     }
 
     /// Where CMBLOC and CMBSZ say that the buffer is, and its bus address.
-    fn read_window(&self) -> Result<Option<(CmbWindow, u64)>, DriverError> {
+    fn read_window(&self) -> Result<Option<(Window, u64)>, DriverError> {
         let device = &self.inner.device;
         let loc = CmbLoc::from_raw(device.backing.read32(offset::CMBLOC));
         let size = CmbSz::from_raw(device.backing.read32(offset::CMBSZ));
@@ -111,7 +111,7 @@ impl<B: Backing> Controller<B> {
             .checked_add(start)
             .filter(|base| base.is_multiple_of(4096))
             .ok_or_else(|| nonsense("it does not begin at a page"))?;
-        let window = CmbWindow {
+        let window = Window {
             bar: loc.bir(),
             offset: start,
             len,

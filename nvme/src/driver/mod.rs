@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod namespaces;
 mod open;
+mod pmr;
 mod queue;
 mod restart;
 mod ring;
@@ -36,7 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sidelane_p2p::PciAddress;
-use sidelane_p2p::provider::CmbWindow;
+use sidelane_p2p::provider::Window;
 
 pub use command::IoCommand;
 pub use data::DataPointer;
@@ -108,7 +109,8 @@ struct Inner<B: Backing> {
     free_qids: Mutex<Vec<u16>>,
     /// Rings of queues that the controller did not delete.
     kept: Mutex<Kept>,
-    cmb: Mutex<Option<CmbWindow>>,
+    cmb: Mutex<Option<Window>>,
+    pmr: Mutex<Option<Window>>,
     closed: AtomicBool,
 }
 

@@ -67,6 +67,7 @@ pub(super) fn open<B: Backing>(backing: Arc<B>, options: Options) -> Result<Inne
         epoch: AtomicU32::new(0),
         kept: Mutex::default(),
         cmb: Mutex::default(),
+        pmr: Mutex::default(),
         closed: AtomicBool::new(false),
     })
 }

@@ -79,6 +79,7 @@ impl<B: Backing> Controller<B> {
         let restarted = Known::bring_up(device, &mut admin, &inner.options).and_then(|known| {
             inner.is_same(&known)?;
             self.announce_again()?;
+            self.restore_pmr()?;
             admin.ask_for_events(device);
             Ok(known)
         });

@@ -6,10 +6,12 @@ use std::os::fd::OwnedFd;
 use rustix::event::{EventfdFlags, eventfd};
 use sidelane_p2p::provider::BarOwner;
 use sidelane_p2p::vfio::BarInfo;
-use sidelane_p2p::{DmaError, DmaSpace, PciAddress, Placement, Region};
+use sidelane_p2p::{DmaError, DmaSpace, MemView, PciAddress, Placement, Region};
 
 use super::ModelController;
 use super::cmb::CMB_BAR;
+use super::pmr::PMR_BAR;
+use super::state::State;
 use crate::{Backing, BackingError};
 
 /// What the driver sees of a [`ModelController`].
@@ -31,6 +33,15 @@ impl ModelBacking {
     }
 }
 
+/// The memory behind a BAR, and its bus address.
+fn memory(state: &State, bar: u8) -> Option<(u64, &MemView)> {
+    match bar {
+        CMB_BAR => state.dma.cmb.as_ref().map(|it| (it.bus_address, &it.view)),
+        PMR_BAR => state.dma.pmr.as_ref().map(|it| (it.bus_address, &it.view)),
+        _ => None,
+    }
+}
+
 impl BarOwner for ModelBacking {
     fn address(&self) -> PciAddress {
         self.model.address()
@@ -44,21 +55,20 @@ impl BarOwner for ModelBacking {
             iova: 0,
             reason: format!("{reason} (BAR {bar} of {})", state.options.address),
         };
-        let cmb = state.dma.cmb.as_ref().filter(|_| bar == CMB_BAR);
-        let cmb = cmb.ok_or_else(|| refused("there is no memory in that BAR"))?;
+        let memory = memory(&state, bar);
+        let (at, view) = memory.ok_or_else(|| refused("there is no memory in that BAR"))?;
         if range.is_empty() || !range.start.is_multiple_of(4096) || !range.end.is_multiple_of(4096)
         {
             return Err(refused("not whole pages"));
         }
-        let view = cmb
-            .view
+        let view = view
             .slice(range.clone())
             .map_err(|error| refused(&error.to_string()))?;
         let placement = Placement::Peer {
             device: state.options.address,
             bar,
         };
-        let start = cmb.bus_address + range.start as u64;
+        let start = at + range.start as u64;
         let region = state.dma.bus.map(name, placement, start, view)?;
         self.model.lent().push(region.revocation().clone());
         Ok(region)
@@ -91,16 +101,16 @@ impl Backing for ModelBacking {
 
     fn bar_info(&self, bar: u8) -> Result<BarInfo, BackingError> {
         let state = self.model.state();
-        match (&state.dma.cmb, bar) {
+        match (memory(&state, bar), bar) {
             (_, 0) => Ok(BarInfo {
                 bus_address: self.model.0.registers_at,
                 len: 0x4000,
             }),
-            (Some(cmb), CMB_BAR) => Ok(BarInfo {
-                bus_address: cmb.bus_address,
-                len: cmb.view.len(),
+            (Some((bus_address, view)), _) => Ok(BarInfo {
+                bus_address,
+                len: view.len(),
             }),
-            _ => Err(self.refused(format!("there is no BAR {bar}"))),
+            (None, _) => Err(self.refused(format!("there is no BAR {bar}"))),
         }
     }
 

@@ -8,6 +8,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::bus::ModelBus;
 use super::cmb::Cmb;
+use super::pmr::Pmr;
 use super::touch::{Direction, Place, Purpose, Recorder, Touch};
 use crate::spec::{Psdt, Sgl, SglDescriptor, Sqe, Status};
 
@@ -20,6 +21,7 @@ pub(super) struct Dma {
     pub(super) bus: ModelBus,
     pub(super) address: PciAddress,
     pub(super) cmb: Option<Cmb>,
+    pub(super) pmr: Option<Pmr>,
     pub(super) recorder: Recorder,
     /// Bus mastering was taken away.
     pub(super) cut_off: bool,
@@ -93,6 +95,16 @@ impl Dma {
             let found = (cmb.view.clone(), offset);
             return (
                 Place::OwnCmb,
+                fit.then_some(found).ok_or(Status::INVALID_USE_OF_CMB),
+            );
+        }
+        if let Some(pmr) = &self.pmr
+            && let Some(offset) = pmr.offset_of(address, len)
+        {
+            let fit = pmr.allows(direction, purpose);
+            let found = (pmr.view.clone(), offset);
+            return (
+                Place::OwnPmr,
                 fit.then_some(found).ok_or(Status::INVALID_USE_OF_CMB),
             );
         }

@@ -24,6 +24,7 @@ fn bench() -> Bench {
             bus,
             address,
             cmb: None,
+            pmr: None,
             recorder,
             cut_off: false,
             gone: false,

@@ -28,8 +28,10 @@ mod fault;
 mod features;
 mod identify;
 mod io;
+mod memory;
 mod mischief;
 mod options;
+mod pmr;
 mod queues;
 mod registers;
 mod shadow;
@@ -47,7 +49,9 @@ pub use backing::ModelBacking;
 pub use bus::ModelBus;
 pub use events::ModelEvent;
 pub use fault::{Armed, Broken, Fault, Matcher};
+pub use memory::ModelMemory;
 pub use options::{CmbKind, ModelCmb, ModelNamespace, ModelOptions};
+pub use pmr::ModelPmr;
 pub use touch::{Direction, PayloadBytes, Place, Purpose, Touch, Touched};
 
 use dma::Dma;
@@ -78,11 +82,17 @@ impl ModelController {
             let at = bus.place_bar(cmb.len as u64);
             cmb::Cmb::new(cmb, at)
         });
+        let pmr = options.pmr.clone().map(|mut pmr| {
+            pmr.len = pmr.len.max(4096) & !0xfff;
+            let at = bus.place_bar(pmr.len as u64);
+            pmr::Pmr::new(pmr, at)
+        });
         let address = options.address;
         let dma = Dma {
             bus: bus.clone(),
             address,
             cmb,
+            pmr,
             recorder: Recorder::default(),
             cut_off: false,
             gone: false,
@@ -109,6 +119,9 @@ impl ModelController {
         state.dma.cut_off = false;
         state.registers = registers::Registers::default();
         state.forget_queues();
+        if let Some(pmr) = &mut state.dma.pmr {
+            pmr.reset();
+        }
         drop(state);
         ModelBacking {
             model: self.clone(),

@@ -2,6 +2,7 @@
 
 use sidelane_p2p::PciAddress;
 
+use super::pmr::ModelPmr;
 use crate::spec::Oncs;
 
 /// How the memory buffer of a controller is made known.
@@ -85,6 +86,8 @@ pub struct ModelOptions {
     pub namespaces: Vec<ModelNamespace>,
     /// Its memory buffer.
     pub cmb: Option<ModelCmb>,
+    /// Its persistent memory region.
+    pub pmr: Option<ModelPmr>,
     /// Longest transfer, 2^this pages of 4 KiB, 0 for no limit (MDTS).
     pub mdts: u8,
     /// Most entries of an I/O queue, zero-based (CAP.MQES).
@@ -127,6 +130,7 @@ impl Default for ModelOptions {
             serial: "MODEL0001".to_owned(),
             namespaces: vec![ModelNamespace::of_bytes(64 << 20)],
             cmb: None,
+            pmr: None,
             mdts: 9,
             mqes_z: 1023,
             io_queues: 16,

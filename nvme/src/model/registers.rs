@@ -24,6 +24,7 @@ impl State {
             .with_to(2)
             .with_css_nvm(true)
             .with_cmbs(self.dma.cmb.as_ref().is_some_and(|cmb| cmb.by_control()))
+            .with_pmrs(self.dma.pmr.is_some())
     }
 
     /// A register, or half of one. What is not there reads as zero.
@@ -49,6 +50,10 @@ impl State {
             offset::CMBMSC => cmb.map_or(0, |cmb| low(cmb.control().raw())),
             0x54 => cmb.map_or(0, |cmb| high(cmb.control().raw())),
             offset::CMBSTS => cmb.map_or(0, |cmb| cmb.status().raw()),
+            offset::PMRCAP..offset::DOORBELLS => {
+                let pmr = self.dma.pmr.as_ref();
+                pmr.map_or(0, |pmr| pmr.read(at - offset::PMRCAP))
+            }
             _ => 0,
         }
     }
@@ -73,6 +78,11 @@ impl State {
             0x54 => {
                 if let Some(cmb) = &mut self.dma.cmb {
                     cmb.write_control_high(value);
+                }
+            }
+            offset::PMRCAP..offset::DOORBELLS => {
+                if let Some(pmr) = &mut self.dma.pmr {
+                    pmr.write(at - offset::PMRCAP, value);
                 }
             }
             offset::DOORBELLS.. => self.doorbell((at - offset::DOORBELLS) / 4, value as u16),

@@ -23,6 +23,8 @@ pub enum Place {
     Host,
     /// The controller's own memory buffer.
     OwnCmb,
+    /// The controller's own persistent memory region.
+    OwnPmr,
     /// Another function's BAR.
     Peer(PciAddress),
     /// Nothing: a DMA error.
@@ -62,6 +64,8 @@ pub struct PayloadBytes {
     pub host: u64,
     /// From or to the controller's own buffer.
     pub own_cmb: u64,
+    /// From or to the controller's own persistent memory region.
+    pub own_pmr: u64,
     /// From or to another function's BAR.
     pub peer: u64,
 }
@@ -93,6 +97,7 @@ impl Recorder {
             (_, Place::Nowhere) => self.touched.faults += 1,
             (Purpose::Data, Place::Host) => payload.host += bytes,
             (Purpose::Data, Place::OwnCmb) => payload.own_cmb += bytes,
+            (Purpose::Data, Place::OwnPmr) => payload.own_pmr += bytes,
             (Purpose::Data, Place::Peer(_)) => payload.peer += bytes,
             _ => {}
         }

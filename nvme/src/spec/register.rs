@@ -35,6 +35,14 @@ pub mod offset {
     pub const CRTO: u32 = 0x68;
     /// Persistent Memory Region Capabilities (PMRCAP), PCIe only.
     pub const PMRCAP: u32 = 0xe00;
+    /// Persistent Memory Region Control (PMRCTL), PCIe only.
+    pub const PMRCTL: u32 = 0xe04;
+    /// Persistent Memory Region Status (PMRSTS), PCIe only.
+    pub const PMRSTS: u32 = 0xe08;
+    /// Persistent Memory Region Memory Space Control, low dword (PMRMSCL), PCIe only.
+    pub const PMRMSCL: u32 = 0xe14;
+    /// The high dword of the same (PMRMSCU), PCIe only.
+    pub const PMRMSCU: u32 = 0xe18;
     /// First doorbell, PCIe only.
     pub const DOORBELLS: u32 = 0x1000;
 

@@ -177,7 +177,10 @@ fn resource_lines(memory: &[(usize, u64, u64)]) -> String {
         .map(|line| {
             let found = memory.iter().find(|(index, ..)| *index == line);
             let (start, end, flags) = found.map_or((0, 0, 0), |&(_, start, len)| {
-                (start, start + len - 1, 0x14_220c)
+                // A controller's registers are in its first BAR; all else is
+                // memory that may be prefetched.
+                let flags = if line == 0 { 0x14_0204 } else { 0x14_220c };
+                (start, start + len - 1, flags)
             });
             format!("{start:#018x} {end:#018x} {flags:#018x}\n")
         })

@@ -58,10 +58,16 @@ pub struct Resource {
 
 impl Resource {
     const MEMORY: u64 = 0x200;
+    const PREFETCH: u64 = 0x2000;
 
     /// Whether it is memory, not I/O ports.
     pub fn is_memory(&self) -> bool {
         self.flags & Self::MEMORY != 0
+    }
+
+    /// Whether reads of it have no effects.
+    pub fn is_prefetchable(&self) -> bool {
+        self.flags & Self::PREFETCH != 0
     }
 
     /// One line of `resource`: start, inclusive end, flags.

@@ -5,6 +5,7 @@ mod events;
 mod exports;
 mod holdings;
 mod msix;
+mod plain;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

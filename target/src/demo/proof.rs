@@ -62,7 +62,8 @@ impl Proof {
             }
         }
         let payload = &touched.payload;
-        let counted = payload.host + payload.own_cmb + payload.peer + touched.faults;
+        let counted =
+            payload.host + payload.own_cmb + payload.own_pmr + payload.peer + touched.faults;
         self.bytes_inside += inside;
         self.bytes_elsewhere += counted.saturating_sub(inside);
     }
@@ -101,6 +102,7 @@ mod tests {
         let payload = PayloadBytes {
             host: 10,
             own_cmb: 252,
+            own_pmr: 0,
             peer: 3,
         };
         let inside = 100 + 50;

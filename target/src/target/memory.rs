@@ -12,7 +12,7 @@ use sidelane_config::{
 use sidelane_nvme::driver::Controller;
 use sidelane_p2p::pool::{Pool, PoolSpec};
 use sidelane_p2p::provider::{
-    CmbProvider, Fitness, HostProvider, OwnUse, P2pmemProvider, PathReason, Provider, Realm,
+    Fitness, HostProvider, MemoryProvider, OwnUse, P2pmemProvider, PathReason, Provider, Realm,
 };
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, Region};
 use sidelane_transport::nic;
@@ -181,7 +181,7 @@ pub(crate) fn plan<D: Devices>(
     space: &Arc<dyn DmaSpace>,
     adapters: &mut Adapters,
 ) -> anyhow::Result<Memory> {
-    let opened = open_all(config, ssds, space)?;
+    let opened = open_all(config, devices, ssds, space)?;
     let candidates: Vec<_> = opened
         .iter()
         .map(|opened| opened.candidate.clone())
@@ -555,9 +555,10 @@ fn longest_transfer(shares: &[PoolSpec], facts: &PoolFacts) -> anyhow::Result<u8
 
 /// The configured providers, then the memory of SSDs whose namespaces choose
 /// by themselves.
-fn open_all<B: sidelane_nvme::Backing>(
+fn open_all<D: Devices>(
     config: &Config,
-    ssds: &Ssds<B>,
+    devices: &D,
+    ssds: &Ssds<D::Backing>,
     space: &Arc<dyn DmaSpace>,
 ) -> anyhow::Result<Vec<Opened>> {
     let mut opened = Vec::new();
@@ -582,8 +583,24 @@ fn open_all<B: sidelane_nvme::Backing>(
                 let published = P2pmemProvider::new(SYSFS, address(device)?, size);
                 open(provider.id.clone(), &published, limit)
             }
-            ProviderKind::Pmr { .. } | ProviderKind::Bar { .. } => {
-                bail!("provider {}: this kind is not served yet", provider.id)
+            ProviderKind::Pmr { device, .. } => {
+                let address = address(device)?;
+                let pmr = pmr(ssds, address)?.with_context(|| {
+                    format!("SSD {address} has no persistent memory region; remove this provider, or name an SSD that has one")
+                });
+                pmr.and_then(|pmr| open(provider.id.clone(), &pmr, limit))
+            }
+            ProviderKind::Bar {
+                device,
+                bar,
+                offset,
+                size,
+            } => {
+                let function = devices.open_memory(address(device)?)?;
+                let len = size.map(|size| size.bytes());
+                let window = function.plain_memory(*bar, offset.bytes(), len)?;
+                let memory = MemoryProvider::bar(function, window);
+                open(provider.id.clone(), &memory, limit)
             }
         };
         opened.push(one.with_context(|| format!("provider {}", provider.id))?);
@@ -603,12 +620,22 @@ fn open_all<B: sidelane_nvme::Backing>(
         let known = opened.iter().any(|opened: &Opened| {
             matches!(opened.candidate.placement, Placement::Peer { device, .. } if device == address)
         });
-        if !known && let Some(cmb) = cmb(ssds, address)? {
-            match open(cmb.name(), &cmb, usize::MAX) {
-                Ok(own) => opened.push(own),
-                // Nobody asked for it by name: another provider may do.
-                Err(error) => tracing::warn!("memory of SSD {address} is not used: {error:#}"),
-            }
+        if known {
+            continue;
+        }
+        // Its buffer, else its region: one of them is enough.
+        let own = match cmb(ssds, address) {
+            Ok(None) => pmr(ssds, address),
+            own => own,
+        };
+        let own = own.and_then(|own| {
+            own.map(|own| open(own.name(), &own, usize::MAX))
+                .transpose()
+        });
+        match own {
+            Ok(own) => opened.extend(own),
+            // Nobody asked for it by name: another provider may do.
+            Err(error) => tracing::warn!("memory of SSD {address} is not used: {error:#}"),
         }
     }
     Ok(opened)
@@ -617,13 +644,31 @@ fn open_all<B: sidelane_nvme::Backing>(
 fn cmb<B: sidelane_nvme::Backing>(
     ssds: &Ssds<B>,
     address: PciAddress,
-) -> anyhow::Result<Option<CmbProvider>> {
+) -> anyhow::Result<Option<MemoryProvider>> {
     let Some(controller) = ssds.get(&address) else {
         return Ok(None);
     };
     let window = controller.enable_cmb()?;
     let backing = Arc::clone(controller.backing());
-    Ok(window.map(|window| CmbProvider::new(backing, window)))
+    Ok(window.map(|window| MemoryProvider::cmb(backing, window)))
+}
+
+/// Its persistence is not made use of, and so not promised to anybody.
+fn pmr<B: sidelane_nvme::Backing>(
+    ssds: &Ssds<B>,
+    address: PciAddress,
+) -> anyhow::Result<Option<MemoryProvider>> {
+    let Some(controller) = ssds.get(&address) else {
+        return Ok(None);
+    };
+    let window = controller.enable_pmr()?;
+    if let (Some(_), Some(barrier)) = (window, controller.pmr_barrier()) {
+        tracing::info!(
+            "the persistent memory region of {address} is used as plain memory, and nothing in it is kept; it would be by {barrier}"
+        );
+    }
+    let backing = Arc::clone(controller.backing());
+    Ok(window.map(|window| MemoryProvider::pmr(backing, window)))
 }
 
 /// Memory on an SSD that has come back, by the name that it had.
@@ -635,13 +680,19 @@ pub(super) fn reopen<B: sidelane_nvme::Backing>(
     name: &str,
 ) -> anyhow::Result<Region> {
     let backing = || Arc::clone(controller.backing());
-    let cmb = controller
-        .enable_cmb()?
-        .map(|window| CmbProvider::new(backing(), window));
-    let cmb = cmb.map(|cmb| cmb.open()).transpose()?;
-    let found = cmb
-        .map(|offer| offer.region)
-        .filter(|region| region.name() == name);
+    let cmb = controller.enable_cmb()?;
+    let cmb = cmb.map(|window| MemoryProvider::cmb(backing(), window));
+    let is_it = |provider: &MemoryProvider| provider.name() == name;
+    let found = match cmb.filter(is_it) {
+        Some(cmb) => Some(cmb),
+        None => {
+            let pmr = controller.enable_pmr()?;
+            let pmr = pmr.map(|window| MemoryProvider::pmr(backing(), window));
+            pmr.filter(is_it)
+        }
+    };
+    let found = found.map(|provider| provider.open()).transpose()?;
+    let found = found.map(|offer| offer.region);
     found.with_context(|| format!("the SSD has no {name} any more"))
 }
 

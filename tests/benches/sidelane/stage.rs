@@ -17,7 +17,7 @@ use sidelane_nvme::model::{
     ModelBacking, ModelBus, ModelCmb, ModelController, ModelNamespace, ModelOptions,
 };
 use sidelane_nvme::spec::{HostId, offset};
-use sidelane_p2p::provider::Fitness;
+use sidelane_p2p::provider::{Fitness, MemoryFunction};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement};
 use sidelane_tests::hooked::{Hook, Hooked, Memory};
 use sidelane_transport::soft;
@@ -79,6 +79,10 @@ impl Devices for CountedDevices {
     fn open(&self, address: PciAddress) -> anyhow::Result<Hooked<Listen>> {
         let model = self.models.open(address)?;
         Ok(Hooked::new(model, Listen(Arc::clone(&self.doorbells))))
+    }
+
+    fn open_memory(&self, address: PciAddress) -> anyhow::Result<Arc<dyn MemoryFunction>> {
+        self.models.open_memory(address)
     }
 
     fn space(&self) -> Arc<dyn DmaSpace> {

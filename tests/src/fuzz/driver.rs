@@ -14,7 +14,7 @@ use sidelane_nvme::Backing;
 use sidelane_nvme::driver::{Controller, DataPointer, IoCommand, IoQueuePair, Options};
 use sidelane_nvme::model::{ModelBacking, ModelBus, ModelCmb, ModelController, ModelOptions};
 use sidelane_nvme::spec::{CQE_LEN, offset};
-use sidelane_p2p::provider::{CmbProvider, Provider};
+use sidelane_p2p::provider::{MemoryProvider, Provider};
 use sidelane_p2p::{DmaSpace, Region};
 
 use super::fault::{befall, mend};
@@ -234,7 +234,7 @@ pub fn driver(bytes: &[u8]) {
     }
     if let Ok(Some(window)) = controller.enable_cmb() {
         assert!(window.len > 0, "{window:?}");
-        let _ = CmbProvider::new(controller.backing().clone(), window).open();
+        let _ = MemoryProvider::cmb(controller.backing().clone(), window).open();
     }
     let _ = controller.smart_log();
     play(&controller, &bus, &mut input);

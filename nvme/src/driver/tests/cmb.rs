@@ -26,7 +26,7 @@ fn a_buffer_of_either_kind_is_found_and_used(#[case] kind: CmbKind) {
         ..ModelCmb::new(2 << 20)
     }));
     assert_eq!(controller.cmb_window(), None);
-    let expected = CmbWindow {
+    let expected = Window {
         bar: 2,
         offset: 0,
         len: 2 << 20,

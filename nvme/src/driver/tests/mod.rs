@@ -7,12 +7,13 @@ mod faults_recovery;
 mod io;
 mod liar;
 mod open;
+mod pmr;
 mod queue;
 mod random;
 mod rescan;
 mod restart;
 
-use sidelane_p2p::provider::{CmbProvider, Provider};
+use sidelane_p2p::provider::{MemoryProvider, Provider};
 use sidelane_p2p::{DmaSpace, PciAddress, Region};
 
 use super::*;
@@ -82,7 +83,7 @@ pub(super) fn open_impatiently(model: &ModelController) -> Controller<ModelBacki
 /// The controller's memory buffer as a region that all of the bus can reach.
 pub(super) fn cmb_of(controller: &Controller<ModelBacking>) -> Region {
     let window = controller.enable_cmb().unwrap().unwrap();
-    let provider = CmbProvider::new(controller.backing().clone(), window);
+    let provider = MemoryProvider::cmb(controller.backing().clone(), window);
     provider.open().unwrap().region
 }
 

@@ -167,6 +167,49 @@ fn bit_fields_stand_at_the_bits_of_the_specification() {
         ("cmbmsc.cba", CmbMsc::new().with_cba_pages(1).raw(), 1 << 12),
         ("cmbmsc.cmse", CmbMsc::new().with_cmse(true).raw(), 2),
         (
+            "pmrcap.rds",
+            PmrCap::new().with_rds(true).raw().into(),
+            1 << 3,
+        ),
+        ("pmrcap.bir", PmrCap::new().with_bir(4).raw().into(), 4 << 5),
+        (
+            "pmrcap.pmrtu",
+            PmrCap::new().with_pmrtu(1).raw().into(),
+            1 << 8,
+        ),
+        (
+            "pmrcap.pmrwbm",
+            PmrCap::new().with_pmrwbm(2).raw().into(),
+            2 << 10,
+        ),
+        (
+            "pmrcap.pmrto",
+            PmrCap::new().with_pmrto(3).raw().into(),
+            3 << 16,
+        ),
+        (
+            "pmrcap.cmss",
+            PmrCap::new().with_cmss(true).raw().into(),
+            1 << 24,
+        ),
+        (
+            "pmrsts.nrdy",
+            PmrSts::new().with_nrdy(true).raw().into(),
+            1 << 8,
+        ),
+        (
+            "pmrsts.hsts",
+            PmrSts::new().with_hsts(PmrHealth::Unreliable).raw().into(),
+            3 << 9,
+        ),
+        (
+            "pmrsts.cbai",
+            PmrSts::new().with_cbai(true).raw().into(),
+            1 << 12,
+        ),
+        ("pmrmsc.cmse", PmrMsc::new().with_cmse(true).raw(), 2),
+        ("pmrmsc.cba", PmrMsc::new().with_cba_pages(1).raw(), 1 << 12),
+        (
             "log.lsp",
             GetLogPageCdw10::new().with_lsp(1).raw().into(),
             1 << 8,

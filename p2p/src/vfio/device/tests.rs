@@ -1,5 +1,6 @@
 mod events;
 mod exports;
+mod plain;
 
 use std::ops::Range;
 

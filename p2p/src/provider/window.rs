@@ -1,10 +1,11 @@
-//! The Controller Memory Buffer of an NVMe controller (NVM Express base
-//! specification, "Controller Memory Buffer").
+//! Memory of a device behind a window in one of its BARs: the Controller Memory
+//! Buffer or the Persistent Memory Region of an NVMe controller (NVM Express
+//! base specification, clauses 8.5 and 8.14), or a BAR that is plain memory.
 //!
-//! The registers are the NVMe driver's business: it reads where the buffer is
-//! and what it may hold, and says so in a [`CmbWindow`]. It must also tell the
-//! controller the address (CMBMSC.CBA) under which commands name the buffer:
-//! the I/O address of the region that comes from here.
+//! The registers of a controller are the NVMe driver's business: it reads where
+//! the memory is and what it may hold, and says so in a [`Window`]. It must also
+//! tell the controller the address (CMBMSC, PMRMSC) under which commands name
+//! the memory: the I/O address of the region that comes from here.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,31 +37,57 @@ impl BarOwner for Device {
     }
 }
 
-/// Where a controller's buffer is, and what it may hold.
+/// Where memory is, and what it may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CmbWindow {
-    /// The number of the BAR (CMBLOC.BIR).
+pub struct Window {
+    /// The number of the BAR.
     pub bar: u8,
-    /// Offset in that BAR, in bytes (CMBLOC.OFST times the size unit).
+    /// Offset in that BAR, in bytes.
     pub offset: u64,
-    /// Length in bytes (CMBSZ.SZ times the size unit).
+    /// Length in bytes.
     pub len: u64,
-    /// Read commands may put data there (CMBSZ.RDS).
+    /// The device's own read commands may put data there.
     pub reads: bool,
-    /// Write commands may take data from there (CMBSZ.WDS).
+    /// The device's own write commands may take data from there.
     pub writes: bool,
 }
 
-/// Offers a Controller Memory Buffer.
-pub struct CmbProvider {
+/// Offers the memory behind a window.
+pub struct MemoryProvider {
+    kind: &'static str,
     owner: Arc<dyn BarOwner>,
-    window: CmbWindow,
+    window: Window,
 }
 
-impl CmbProvider {
-    /// The buffer in `window` of a controller.
-    pub fn new(owner: Arc<dyn BarOwner>, window: CmbWindow) -> Self {
-        Self { owner, window }
+impl MemoryProvider {
+    /// The Controller Memory Buffer of a controller.
+    pub fn cmb(owner: Arc<dyn BarOwner>, window: Window) -> Self {
+        let kind = "cmb";
+        Self {
+            kind,
+            owner,
+            window,
+        }
+    }
+
+    /// The Persistent Memory Region of a controller.
+    pub fn pmr(owner: Arc<dyn BarOwner>, window: Window) -> Self {
+        let kind = "pmr";
+        Self {
+            kind,
+            owner,
+            window,
+        }
+    }
+
+    /// Plain memory of any function; see [`MemoryFunction`](super::MemoryFunction).
+    pub fn bar(owner: Arc<dyn BarOwner>, window: Window) -> Self {
+        let kind = "bar";
+        Self {
+            kind,
+            owner,
+            window,
+        }
     }
 
     fn range(&self) -> Option<Range<usize>> {
@@ -69,13 +96,16 @@ impl CmbProvider {
     }
 }
 
-impl Provider for CmbProvider {
+impl Provider for MemoryProvider {
     fn kind(&self) -> &'static str {
-        "cmb"
+        self.kind
     }
 
     fn name(&self) -> String {
-        format!("cmb of {}", self.owner.address())
+        match self.kind {
+            "bar" => format!("BAR {} of {}", self.window.bar, self.owner.address()),
+            kind => format!("{kind} of {}", self.owner.address()),
+        }
     }
 
     fn placement(&self) -> Placement {
@@ -91,7 +121,9 @@ impl Provider for CmbProvider {
             name: self.name(),
             reason: reason.into(),
         };
-        if !window.reads && !window.writes {
+        // A buffer for queues. To others it would be plain memory, but the
+        // controller that has it would take their data for its own entries.
+        if self.kind == "cmb" && !window.reads && !window.writes {
             return Err(unfit(
                 "the controller supports neither read nor write data in it",
             ));
@@ -141,11 +173,11 @@ mod tests {
         }
     }
 
-    fn provider(window: CmbWindow) -> CmbProvider {
-        CmbProvider::new(Arc::new(OneBar(MemView::anonymous(0x10000))), window)
+    fn provider(window: Window) -> MemoryProvider {
+        MemoryProvider::cmb(Arc::new(OneBar(MemView::anonymous(0x10000))), window)
     }
 
-    const WINDOW: CmbWindow = CmbWindow {
+    const WINDOW: Window = Window {
         bar: 2,
         offset: 0x4000,
         len: 0x8000,
@@ -163,11 +195,45 @@ mod tests {
         assert_eq!(offer.region.name(), "cmb of 0000:03:00.0");
     }
 
+    #[test]
+    fn each_kind_has_a_name_of_its_own() {
+        let owner = || Arc::new(OneBar(MemView::anonymous(0x10000)));
+        let made = [
+            MemoryProvider::cmb(owner(), WINDOW),
+            MemoryProvider::pmr(owner(), WINDOW),
+            MemoryProvider::bar(owner(), WINDOW),
+        ];
+        let names = made.map(|it| (it.kind(), it.open().unwrap().region.name().to_owned()));
+        let expected = [
+            ("cmb", "cmb of 0000:03:00.0"),
+            ("pmr", "pmr of 0000:03:00.0"),
+            ("bar", "BAR 2 of 0000:03:00.0"),
+        ];
+        assert_eq!(names, expected.map(|(kind, name)| (kind, name.to_owned())));
+    }
+
+    /// A region that its controller takes no addresses in.
+    #[test]
+    fn a_region_that_only_others_may_use_is_offered_as_such() {
+        let window = Window {
+            reads: false,
+            writes: false,
+            ..WINDOW
+        };
+        let owner = Arc::new(OneBar(MemView::anonymous(0x10000)));
+        let offer = MemoryProvider::pmr(owner, window).open().unwrap();
+        let own_use = OwnUse {
+            reads: false,
+            writes: false,
+        };
+        assert_eq!(offer.own_use, own_use);
+    }
+
     #[rstest::rstest]
     #[case(true, false)]
     #[case(false, true)]
     fn only_what_the_bits_allow_is_offered(#[case] reads: bool, #[case] writes: bool) {
-        let offer = provider(CmbWindow {
+        let offer = provider(Window {
             reads,
             writes,
             ..WINDOW
@@ -179,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_buffer_for_queues_only_is_refused() {
-        let error = provider(CmbWindow {
+        let error = provider(Window {
             reads: false,
             writes: false,
             ..WINDOW
@@ -197,7 +263,7 @@ mod tests {
     #[case(u64::MAX, 1)]
     fn a_window_outside_its_bar_is_refused(#[case] offset: u64, #[case] len: u64) {
         assert!(
-            provider(CmbWindow {
+            provider(Window {
                 offset,
                 len,
                 ..WINDOW
