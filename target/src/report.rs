@@ -171,16 +171,26 @@ impl Reporter {
 
     /// What an adapter lost is not what it was chosen for.
     fn way(&self, port: usize, facts: &WayFacts) -> WayReport {
-        let lost = facts.pools.iter().any(|pool| {
-            let counters = self.reactors.iter().filter_map(|r| r.pools.get(*pool));
-            counters.into_iter().any(|pool| pool.is_lost_by(port))
-        });
-        let (code, provider, reason) = match lost {
-            false => (facts.code, facts.provider.clone(), facts.reason.clone()),
-            true => {
-                let was = facts.provider.as_deref().unwrap_or("its memory");
-                let reason = format!("{was} was taken away while it was in use");
-                (PathReason::Revoked, None, reason)
+        let is_lost = |pool: &&usize| {
+            let mut counters = self.reactors.iter().filter_map(|r| r.pools.get(**pool));
+            counters.any(|pool| pool.is_lost_by(port))
+        };
+        let (lost, left): (Vec<_>, Vec<_>) = facts.pools.iter().partition(is_lost);
+        let names = |pools: &[&usize]| {
+            let pools = pools.iter().filter_map(|pool| self.pools.get(**pool));
+            let peers = pools
+                .filter(|pool| pool.peer)
+                .map(|pool| pool.provider.as_str());
+            peers.collect::<Vec<_>>().join(", ")
+        };
+        let (code, provider, reason) = match (lost.is_empty(), names(&left)) {
+            (true, _) => (facts.code, facts.provider.clone(), facts.reason.clone()),
+            (false, left) => {
+                let gone = format!("{} was taken away while it was in use", names(&lost));
+                match left.is_empty() {
+                    true => (PathReason::Revoked, None, gone),
+                    false => (facts.code, Some(left), format!("{}; {gone}", facts.reason)),
+                }
             }
         };
         WayReport {
@@ -209,6 +219,8 @@ impl Reporter {
             in_use_bytes: sum(|p| p.in_use.get()),
             peak_bytes: sum(|p| p.peak.get()),
             waits: sum(|p| p.waits.get()),
+            commands: sum(|p| p.commands.get()),
+            payload_bytes: sum(|p| p.payload_bytes.get()),
         }
     }
 

@@ -85,6 +85,10 @@ pub struct PoolCounters {
     pub peak: Counter,
     /// Commands that had to wait for a buffer.
     pub waits: Counter,
+    /// Commands that succeeded, and whose payload went by it.
+    pub commands: Counter,
+    /// Bytes of that payload.
+    pub payload_bytes: Counter,
     /// Adapters that lost their way to it, a bit each.
     lost_by: Counter,
 }
@@ -297,6 +301,10 @@ pub struct PoolReport {
     pub peak_bytes: u64,
     /// Commands that had to wait for a buffer.
     pub waits: u64,
+    /// Commands that succeeded, and whose payload went by it.
+    pub commands: u64,
+    /// Bytes of that payload.
+    pub payload_bytes: u64,
 }
 
 /// A reactor.

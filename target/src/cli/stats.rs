@@ -88,7 +88,7 @@ fn print(report: &StatsReport) {
     }
     let mut pools = table(
         &[
-            "pool", "memory", "address", "bytes", "in use", "peak", "waits",
+            "pool", "memory", "address", "bytes", "in use", "peak", "waits", "commands", "payload",
         ],
         3,
     );
@@ -101,6 +101,8 @@ fn print(report: &StatsReport) {
             &pool.in_use_bytes.to_string(),
             &pool.peak_bytes.to_string(),
             &pool.waits.to_string(),
+            &pool.commands.to_string(),
+            &pool.payload_bytes.to_string(),
         ]);
     }
     println!("{pools}");

@@ -187,6 +187,12 @@ impl Reactor {
         }
         let request = &mut self.requests[slot];
         let (index, status) = (request.conn, request.status);
+        let pool = request.buffer.as_ref().and(request.pool.checked_sub(1));
+        let pool = pool.and_then(|at| self.counters.pools.get(at));
+        if let (Some(pool), Some(io), true) = (pool, &request.io, status.is_success()) {
+            pool.commands.add(1);
+            pool.payload_bytes.add(u64::from(io.bytes));
+        }
         if let Some(io) = &request.io {
             let bytes = u64::from(io.bytes);
             let Some(counters) = self.counters.namespaces.get(io.backend) else {

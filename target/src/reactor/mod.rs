@@ -9,12 +9,13 @@
 //! to their end), `outbox` (what waits for room in a send queue), `ways` and
 //! `revocation` (which memory payload goes by, and memory that is taken away),
 //! `replacement` (adapters that go and come back), `away` (SSDs that do),
-//! `abort` (commands that the host takes back), `admission` (who gets the next buffer), `messages` (memory for commands and responses), `receives` (which of it an
+//! `abort` (commands that the host takes back), `buffers` (which memory a buffer comes from), `admission` (who gets the next), `messages` (memory for commands and responses), `receives` (which of it an
 //! adapter holds), `mailbox` (to and from the control plane), `counting` (what it is told of adapters and queue pairs).
 
 mod abort;
 mod admission;
 mod away;
+mod buffers;
 mod connections;
 mod counting;
 mod execute;
@@ -39,8 +40,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidelane_p2p::pool::{AllocError, Pool, PoolBuf, PoolError, PoolSpec};
-use sidelane_p2p::{DmaSpace, Region, RegionId};
+use sidelane_p2p::pool::{Pool, PoolError, PoolSpec};
+use sidelane_p2p::{DmaSpace, Region};
 use sidelane_transport::nic::{
     Access, Completions, MemoryRegion, Nic, NicError, NicEvent, RegisterError, WcOp,
 };
@@ -48,6 +49,7 @@ use sidelane_transport::nvmf;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::admission::Admission;
+use self::buffers::WaitedPool;
 use self::connections::Connections;
 use self::messages::Messages;
 use self::openings::Openings;
@@ -151,30 +153,6 @@ impl Port {
             gone: false,
             successor: None,
         })
-    }
-}
-
-/// A pool and who waits for it.
-struct WaitedPool {
-    /// Its memory; `None` while that is away.
-    pool: Option<Pool>,
-    admission: Admission,
-}
-
-impl WaitedPool {
-    /// A buffer, as [`Pool::alloc`] gives it. No way leads to a pool whose memory
-    /// is away.
-    fn alloc(&self, len: usize) -> Result<PoolBuf, AllocError> {
-        match &self.pool {
-            Some(pool) => pool.alloc(len),
-            None => Err(AllocError::TooLong { len, max: 0 }),
-        }
-    }
-
-    /// Whether its memory is this region.
-    fn is(&self, region: RegionId) -> bool {
-        let pool = self.pool.as_ref();
-        pool.is_some_and(|pool| pool.region().id() == region)
     }
 }
 

@@ -16,11 +16,20 @@ use sidelane_p2p::provider::PathReason;
 use sidelane_transport::nic::{Completion as Wc, SendOp, WcOp, WcStatus};
 use sidelane_transport::nvmf::{self, HostData};
 
+use super::buffers::{Turn, turn};
 use super::messages::SQE_BYTES;
 use super::request::{Permit, Purpose, Request, State};
 use super::transfer::work;
+use super::ways::DataPath;
 use super::{Away, CONTROL_POOL, Reactor};
 use crate::session::{CloseReason, Completion, IoOp, IoRequest, Step};
+
+/// Where the data of Fabrics and admin commands goes.
+const CONTROL: [DataPath; 1] = [DataPath {
+    pool: CONTROL_POOL,
+    path: PathReason::HostByPolicy,
+    spare: false,
+}];
 
 /// The data pointer names a place that the data cannot come from or go to.
 const WRONG_PLACE: Status = Status::SGL_TYPE_INVALID.with_dnr(true);
@@ -137,7 +146,8 @@ impl Reactor {
                 if let HostData::InCapsule { .. } = self.requests[slot].host {
                     self.fetched(slot, now);
                 } else {
-                    self.want_buffer(slot, CONTROL_POOL, len as usize, now);
+                    let turn = turn(&CONTROL, &self.pools, len as usize);
+                    self.want_buffer(slot, turn, now);
                 }
             }
             // An answer goes where a key says; a capsule is not written to.
@@ -148,7 +158,8 @@ impl Reactor {
                 self.requests[slot].completion = completion;
                 let len = data.len();
                 self.requests[slot].reply = Some(data);
-                self.want_buffer(slot, CONTROL_POOL, len, now);
+                let turn = turn(&CONTROL, &self.pools, len);
+                self.want_buffer(slot, turn, now);
             }
             Step::Complete(completion) => self.respond(slot, completion, now),
             Step::Held => self.enter(slot, State::Held),
@@ -184,15 +195,15 @@ impl Reactor {
             self.respond(slot, Completion::of(Status::INTERNAL_ERROR), now);
             return;
         };
-        let way = match io.op {
-            IoOp::Read => Some(routes.reads.current()),
-            IoOp::Write => Some(routes.writes.current()),
+        let open = match io.op {
+            IoOp::Read => Some(routes.reads.open()),
+            IoOp::Write => Some(routes.writes.open()),
             IoOp::Flush | IoOp::WriteZeroes { .. } | IoOp::Deallocate { .. } => None,
         };
         let in_capsule = in_capsule(&request.host);
         let allowed = namespace.in_capsule && io.op == IoOp::Write;
         request.io = Some(io);
-        match way {
+        match open {
             // All its ranges were empty: there is nothing to do, and that is done.
             None if matches!(io.op, IoOp::Deallocate { .. }) && request.ranges.is_empty() => {
                 self.respond(slot, Completion::OK, now);
@@ -212,56 +223,56 @@ impl Reactor {
                 request.path = PathReason::InCapsule;
                 self.execute(slot, now);
             }
-            Some(Some(way)) => {
-                request.path = way.path;
-                self.want_buffer(slot, way.pool, bytes, now);
+            // Where all memory that the policy allows was taken away, another
+            // path to the namespace may have some.
+            Some(open) => {
+                let turn = turn(open, &self.pools, bytes);
+                self.want_buffer(slot, turn, now);
             }
-            // All memory that the policy allows was taken away: another path to
-            // the namespace may have some.
-            Some(None) => self.respond(slot, Completion::of(Status::INTERNAL_PATH_ERROR), now),
         }
     }
 
-    /// Takes a buffer now if nobody waits, else queues for one.
-    fn want_buffer(&mut self, slot: usize, pool: usize, len: usize, now: Instant) {
-        let index = self.requests[slot].conn;
-        self.requests[slot].pool = pool;
-        let waited = &mut self.pools[pool];
-        if waited.admission.is_empty() {
-            match waited.alloc(len) {
-                Err(AllocError::Exhausted { .. }) => {}
-                outcome => return self.settle(slot, outcome, now),
+    /// Takes a buffer now, or queues for one.
+    fn want_buffer(&mut self, slot: usize, turn: Turn, now: Instant) {
+        let request = &mut self.requests[slot];
+        let way = match &turn {
+            Turn::Now(way, _) | Turn::Wait(way) => *way,
+            Turn::Never => {
+                // Hosts are told how long a transfer may be. What was too long for
+                // all that is left was not before memory was taken away.
+                let status = match request.io {
+                    Some(_) => Status::INTERNAL_PATH_ERROR,
+                    None => Status::INVALID_FIELD.with_dnr(true),
+                };
+                return self.respond(slot, Completion::of(status), now);
             }
+        };
+        request.pool = way.pool;
+        request.path = way.path;
+        let index = request.conn;
+        if let Turn::Now(_, buffer) = turn {
+            return self.settle(slot, Ok(buffer), now);
         }
         self.enter(slot, State::WaitingBuffer);
-        if let Some(counters) = pool
+        if let Some(counters) = way
+            .pool
             .checked_sub(1)
             .and_then(|at| self.counters.pools.get(at))
         {
             counters.waits.add(1);
         }
-        self.pools[pool].admission.push(index, slot);
+        self.pools[way.pool].admission.push(index, slot);
     }
 
     /// Gives buffers that came back to those who wait, in turn.
     pub(super) fn admit(&mut self, now: Instant) {
         for pool in 0..self.pools.len() {
-            while let Some(slot) = self.pools[pool].admission.front() {
-                let request = &self.requests[slot];
-                let len = match (&request.reply, &request.io) {
-                    (Some(reply), _) => reply.len(),
-                    (None, Some(io)) => io.bytes as usize,
-                    (None, None) => request.fetch_len as usize,
-                };
-                match self.pools[pool].alloc(len) {
-                    Err(AllocError::Exhausted { .. }) => break,
-                    outcome => {
-                        // Taken out first: what follows may end the connection,
-                        // and with it all that waits for it.
-                        self.pools[pool].admission.pop();
-                        self.settle(slot, outcome, now);
-                    }
-                }
+            while let Some((slot, outcome)) =
+                self.pools[pool].next(|slot| wanted(&self.requests[slot]))
+            {
+                // Taken out by now: what follows may end the connection, and with
+                // it all that waits for it.
+                self.settle(slot, outcome, now);
             }
         }
     }
@@ -414,6 +425,15 @@ impl Reactor {
         self.requests[slot].state = state;
         self.counters.states[state as usize].add(1);
         tracing::trace!(slot, ?state, "request");
+    }
+}
+
+/// Bytes of buffer that a request wants.
+fn wanted(request: &Request) -> usize {
+    match (&request.reply, &request.io) {
+        (Some(reply), _) => reply.len(),
+        (None, Some(io)) => io.bytes as usize,
+        (None, None) => request.fetch_len as usize,
     }
 }
 

@@ -10,53 +10,75 @@ pub struct DataPath {
     pub pool: usize,
     /// Whether that is peer memory, and if not, why.
     pub path: PathReason,
+    /// It serves only when all that come before it are lost.
+    pub spare: bool,
 }
 
 /// The memory that one direction may use behind one adapter, best first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// Each with whether it is away.
+    /// All of it, and whether it is lost.
     ways: Vec<(DataPath, bool)>,
+    /// What serves now. Never longer than `ways`.
+    open: Vec<DataPath>,
 }
 
 impl Route {
     /// A route of these ways.
     pub fn new(ways: Vec<DataPath>) -> Self {
-        Self {
+        let mut route = Self {
+            open: Vec::with_capacity(ways.len()),
             ways: ways.into_iter().map(|way| (way, false)).collect(),
-        }
+        };
+        route.reopen();
+        route
     }
 
-    /// The way in use; `None` when all memory that the policy allows is lost.
-    /// Where host memory takes the place of what is lost, what goes by it is
-    /// counted with that reason.
-    pub fn current(&self) -> Option<DataPath> {
-        let at = self.ways.iter().position(|(_, away)| !away)?;
-        let (mut way, _) = *self.ways.get(at)?;
-        if at > 0 && way.path != PathReason::Peer {
-            way.path = PathReason::Revoked;
-        }
-        Some(way)
+    /// The memory that serves now, best first; none when all that the policy
+    /// allows is lost.
+    pub fn open(&self) -> &[DataPath] {
+        &self.open
     }
 
-    /// Whether any way uses a pool, now or when it is back.
+    /// Whether any way uses a pool.
     pub fn uses(&self, pool: usize) -> bool {
         self.ways.iter().any(|(way, _)| way.pool == pool)
     }
 
-    /// Takes a pool out of service.
+    /// Takes a pool out of service. Where host memory comes next, what goes by it
+    /// is counted with that reason.
     pub fn lose(&mut self, pool: usize) {
-        self.set_away(pool, true);
+        self.mark(pool, true);
     }
 
-    /// Takes a pool into service again, in its place in the order.
+    /// Brings a pool back into service.
     pub fn regain(&mut self, pool: usize) {
-        self.set_away(pool, false);
+        self.mark(pool, false);
     }
 
-    fn set_away(&mut self, pool: usize, away: bool) {
-        for (_, it) in self.ways.iter_mut().filter(|(way, _)| way.pool == pool) {
-            *it = away;
+    fn mark(&mut self, pool: usize, is_lost: bool) {
+        for (_, lost) in self.ways.iter_mut().filter(|(way, _)| way.pool == pool) {
+            *lost = is_lost;
+        }
+        self.reopen();
+    }
+
+    fn reopen(&mut self) {
+        self.open.clear();
+        let mut lost_peer = false;
+        for (way, lost) in &self.ways {
+            if *lost {
+                lost_peer |= way.path == PathReason::Peer;
+                continue;
+            }
+            if way.spare && !self.open.is_empty() {
+                break;
+            }
+            let mut way = *way;
+            if lost_peer && self.open.is_empty() && way.path != PathReason::Peer {
+                way.path = PathReason::Revoked;
+            }
+            self.open.push(way);
         }
     }
 }
@@ -75,31 +97,68 @@ mod tests {
     use super::*;
 
     const fn way(pool: usize, path: PathReason) -> DataPath {
-        DataPath { pool, path }
+        DataPath {
+            pool,
+            path,
+            spare: false,
+        }
+    }
+
+    const fn spare(pool: usize, path: PathReason) -> DataPath {
+        DataPath {
+            pool,
+            path,
+            spare: true,
+        }
     }
 
     #[rstest::rstest]
     #[case::host_comes_next(
-        &[way(1, PathReason::Peer), way(2, PathReason::HostByPolicy)],
-        Some(way(2, PathReason::Revoked))
+        &[way(1, PathReason::Peer), spare(2, PathReason::HostByPolicy)],
+        &[spare(2, PathReason::Revoked)]
     )]
     #[case::another_provider_comes_next(
-        &[way(1, PathReason::Peer), way(3, PathReason::Peer)],
-        Some(way(3, PathReason::Peer))
+        &[way(1, PathReason::Peer), spare(3, PathReason::Peer), spare(2, PathReason::NoRoute)],
+        &[spare(3, PathReason::Peer)]
     )]
-    #[case::nothing_else_is_allowed(&[way(1, PathReason::Peer)], None)]
+    #[case::another_serves_already(
+        &[way(1, PathReason::Peer), way(3, PathReason::Peer), spare(2, PathReason::NoRoute)],
+        &[way(3, PathReason::Peer)]
+    )]
+    #[case::host_that_was_named_goes_on(
+        &[way(1, PathReason::Peer), way(2, PathReason::HostByPolicy)],
+        &[way(2, PathReason::Revoked)]
+    )]
+    #[case::nothing_else_is_allowed(&[way(1, PathReason::Peer)], &[])]
     #[case::another_was_in_use(
-        &[way(2, PathReason::NoRoute), way(1, PathReason::Peer)],
-        Some(way(2, PathReason::NoRoute))
+        &[way(2, PathReason::NoRoute), spare(1, PathReason::Peer)],
+        &[way(2, PathReason::NoRoute)]
     )]
     fn lost_memory_is_replaced_by_the_next_that_is_allowed_until_it_is_back(
         #[case] ways: &[DataPath],
-        #[case] left: Option<DataPath>,
+        #[case] left: &[DataPath],
     ) {
-        let mut route = Route::new(ways.to_vec());
+        let whole = Route::new(ways.to_vec());
+        let mut route = whole.clone();
         route.lose(1);
-        assert_eq!(route.current(), left);
+        assert_eq!(route.open(), left);
         route.regain(1);
-        assert_eq!(route.current(), ways.first().copied());
+        assert_eq!(route, whole);
+        assert!(route.uses(1) && !route.uses(9));
+    }
+
+    #[test]
+    fn a_spare_does_not_serve_beside_others() {
+        let ways = [
+            way(1, PathReason::Peer),
+            way(2, PathReason::Peer),
+            spare(3, PathReason::Peer),
+            spare(4, PathReason::HostByPolicy),
+        ];
+        let mut route = Route::new(ways.to_vec());
+        assert_eq!(route.open(), &ways[..2]);
+        route.lose(1);
+        route.lose(2);
+        assert_eq!(route.open(), &ways[2..3]);
     }
 }

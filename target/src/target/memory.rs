@@ -1,29 +1,29 @@
 //! Memory for payload: what the devices offer, what the namespaces choose of
 //! it, and the pools made of that.
 
+mod judge;
+mod providers;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use sidelane_config::{
-    Backend as Storage, Config, Namespace, P2pPolicy, ProviderChoice, ProviderKind,
-};
-use sidelane_nvme::driver::Controller;
+use sidelane_config::{Backend as Storage, Config, Namespace};
 use sidelane_p2p::pool::{Pool, PoolSpec};
-use sidelane_p2p::provider::{
-    Fitness, HostProvider, MemoryProvider, OwnUse, P2pmemProvider, PathReason, Provider, Realm,
-};
+use sidelane_p2p::provider::{Fitness, OwnUse, PathReason, Realm};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, Region};
-use sidelane_transport::nic;
 
+use self::judge::Judge;
+pub(super) use self::providers::reopen;
+use self::providers::{Opened, open_all};
 use super::adapters::Adapters;
+use super::configured;
 use super::kernel::{Kernel, SYSFS};
 use super::ssds::{Ssds, address};
-use super::{configured, probe};
-use crate::backend::{self, KernelStorage};
+use crate::backend;
 use crate::devices::Devices;
-use crate::reactor::{DataPath, POOL_ACCESS, Route, Routes};
+use crate::reactor::{DataPath, Route, Routes};
 use crate::report::{PoolFacts, WayFacts};
 use crate::resolve::{Candidate, Choice, Client, Way, choose};
 
@@ -33,14 +33,6 @@ const HOST_POOL_BYTES: usize = 64 << 20;
 
 /// Longest transfer that is offered: 1 MiB, as a power of two of 4 KiB pages.
 const MDTS: u8 = 8;
-
-/// Memory that a provider has opened.
-struct Opened {
-    candidate: Candidate,
-    region: Region,
-    /// Bytes of it that may be used.
-    limit: usize,
-}
 
 /// The memory of a namespace.
 pub(crate) struct Chosen {
@@ -133,17 +125,6 @@ fn nowhere(storage: &Storage, memory: Placement) -> Option<Fitness> {
     })
 }
 
-/// For whose devices memory of a kind is mapped.
-fn realm(kind: &ProviderKind) -> Realm {
-    match kind {
-        ProviderKind::Cmb { .. } | ProviderKind::Pmr { .. } | ProviderKind::Bar { .. } => {
-            Realm::Vfio
-        }
-        ProviderKind::P2pmem { .. } => Realm::Kernel,
-        ProviderKind::Host { .. } => Realm::Both,
-    }
-}
-
 /// What moves the payload of a namespace, and the memory that it could use at
 /// best: all that is configured, and memory of the SSD's own.
 fn assumed(config: &Config, namespace: &Namespace) -> anyhow::Result<(Client, Vec<Candidate>)> {
@@ -160,7 +141,11 @@ fn assumed(config: &Config, namespace: &Namespace) -> anyhow::Result<(Client, Ve
     let mut candidates = Vec::new();
     for provider in &config.providers {
         let device = provider.device().map(address).transpose()?;
-        candidates.push(candidate(&provider.id, device, realm(&provider.kind)));
+        candidates.push(candidate(
+            &provider.id,
+            device,
+            providers::realm(&provider.kind),
+        ));
     }
     // Only a driver of our own brings the memory of an SSD into service.
     let own = client.ssd.filter(|_| client.realm == Realm::Vfio);
@@ -186,13 +171,7 @@ pub(crate) fn plan<D: Devices>(
         .iter()
         .map(|opened| opened.candidate.clone())
         .collect();
-    let mut judge = Judge {
-        devices,
-        ssds,
-        kernel,
-        opened: &opened,
-        proved: BTreeMap::new(),
-    };
+    let mut judge = Judge::new(devices, ssds, kernel, &opened);
     let mut choices = Vec::new();
     for adapter in &mut adapters.list {
         let outcome: anyhow::Result<Vec<_>> = configured(config)
@@ -221,11 +200,11 @@ pub(crate) fn plan<D: Devices>(
 
     let mut pools = Pools::default();
     let all = || choices.iter().flat_map(|(_, chosen)| chosen);
-    for way in all().flat_map(|choice| [&choice.reads, &choice.writes]) {
+    for ways in all().flat_map(|choice| [&choice.reads, &choice.writes]) {
         // What is in use, and host memory where that is the last resort: it
         // cannot be made when it is needed.
-        let host = way.last().filter(|way| way.path != PathReason::Peer);
-        for way in way.first().into_iter().chain(host) {
+        let needed = |way: &&Way| !way.spare || way.path != PathReason::Peer;
+        for way in ways.iter().filter(needed) {
             pools.number(*way);
         }
     }
@@ -256,168 +235,23 @@ pub(crate) fn plan<D: Devices>(
                 .filter_map(|(nic, chosen)| Some((nic.as_str(), chosen.get(at)?)));
             chosen(behind, &pools, &facts, &mdts)
         })
+        .zip(configured(config))
+        .map(|(chosen, (subsystem, namespace))| {
+            if chosen.mdts < MDTS {
+                tracing::warn!(
+                    "{} nsid {}: its memory is small, so hosts may transfer at most {} KiB at a time",
+                    subsystem.nqn,
+                    namespace.nsid,
+                    4 << chosen.mdts
+                );
+            }
+            chosen
+        })
         .collect();
     Ok(Memory {
         shares,
         facts,
         chosen,
-    })
-}
-
-/// Judges memory for one namespace behind one adapter.
-struct Judge<'a, D: Devices> {
-    devices: &'a D,
-    ssds: &'a Ssds<D::Backing>,
-    kernel: &'a Kernel,
-    opened: &'a [Opened],
-    /// What trying the legs to a namespace's SSD showed, by namespace and
-    /// candidate: it is the same behind every adapter.
-    proved: BTreeMap<(usize, usize), Result<&'static str, String>>,
-}
-
-impl<D: Devices> Judge<'_, D> {
-    /// What topology says of the SSD and the adapter; then whether the adapter
-    /// takes the memory; then whether data arrives.
-    fn verdict(
-        &mut self,
-        adapter: &dyn nic::Adapter,
-        (number, namespace): (usize, &Namespace),
-        memory: Placement,
-        clients: &[PciAddress],
-    ) -> Fitness {
-        if let Some(nowhere) = nowhere(&namespace.backend, memory) {
-            return nowhere;
-        }
-        let clients: Vec<_> = clients.iter().copied().chain(adapter.pci()).collect();
-        let fitness = self.devices.verdict(memory, &clients);
-        let mut all = self.opened.iter().enumerate();
-        let Some((at, opened)) = all.find(|(_, it)| it.candidate.placement == memory) else {
-            return fitness;
-        };
-        let leg = leg(namespace, opened, self.ssds, self.kernel);
-        let mut tried = |leg: &Leg<'_, _>| {
-            let tried = || leg.prove().map_err(|error| format!("{error:#}"));
-            let known = self.proved.entry((number, at));
-            known.or_insert_with(tried).clone()
-        };
-        if !fitness.is_peer() {
-            // The kernel judges for itself, and says so.
-            let said = match leg {
-                Some(leg @ Leg::Kernel { .. }) => tried(&leg).err(),
-                _ => None,
-            };
-            let text = said.map_or(fitness.text.clone(), |said| {
-                format!("{}; {said}", fitness.text)
-            });
-            return Fitness { text, ..fitness };
-        }
-        if let Err(error) = adapter.try_register(&opened.region, POOL_ACCESS) {
-            return Fitness {
-                code: error.path_reason(),
-                text: error.to_string(),
-                remedy: Some(
-                    "use a NIC that can register it, a listener with nic = \"soft\", or set p2p \
-                     to \"prefer\" or \"off\""
-                        .to_owned(),
-                ),
-                ..fitness
-            };
-        }
-        let Some(leg) = leg else {
-            return fitness;
-        };
-        match tried(&leg) {
-            Ok(said) => Fitness {
-                text: format!("{}; {said}", fitness.text),
-                ..fitness
-            },
-            Err(error) => Fitness {
-                code: PathReason::ProbeFailed,
-                text: format!(
-                    "{}, but a transfer that was tried failed: {error}",
-                    fitness.text
-                ),
-                remedy: Some(leg.remedy()),
-                ..fitness
-            },
-        }
-    }
-}
-
-/// The legs between a namespace's storage and memory.
-enum Leg<'a, B: sidelane_nvme::Backing> {
-    /// By an SSD that is driven here.
-    Driven {
-        ssd: PciAddress,
-        controller: &'a Controller<B>,
-        nsid: u32,
-        region: &'a Region,
-        uses: OwnUse,
-    },
-    /// By the kernel.
-    Kernel {
-        storage: &'a KernelStorage,
-        region: &'a Region,
-    },
-}
-
-impl<B: sidelane_nvme::Backing> Leg<'_, B> {
-    fn prove(&self) -> anyhow::Result<&'static str> {
-        match *self {
-            Self::Driven {
-                controller,
-                nsid,
-                region,
-                uses,
-                ..
-            } => probe::prove(controller, nsid, region, uses),
-            Self::Kernel { storage, region } => storage.prove(region).map_err(anyhow::Error::msg),
-        }
-    }
-
-    /// What to do when that fails.
-    fn remedy(&self) -> String {
-        match self {
-            Self::Driven { ssd, .. } => {
-                format!("look for DMA or IOMMU faults of {ssd} in `dmesg`, or use other memory")
-            }
-            Self::Kernel { .. } => {
-                "look for what the kernel says of it in `dmesg`, or use other memory".to_owned()
-            }
-        }
-    }
-}
-
-/// `None` where no device is behind the namespace.
-fn leg<'a, B: sidelane_nvme::Backing>(
-    namespace: &Namespace,
-    opened: &'a Opened,
-    ssds: &'a Ssds<B>,
-    kernel: &'a Kernel,
-) -> Option<Leg<'a, B>> {
-    if let Some(storage) = kernel.get(&namespace.backend) {
-        let region = &opened.region;
-        return Some(Leg::Kernel { storage, region });
-    }
-    let Storage::Nvme { device, nsid } = &namespace.backend else {
-        return None;
-    };
-    let ssd = address(device).ok()?;
-    let own = matches!(opened.candidate.placement, Placement::Peer { device, .. } if device == ssd);
-    let uses = match own {
-        true => opened.candidate.own_use,
-        // To another device it is plain memory.
-        false => OwnUse {
-            reads: true,
-            writes: true,
-        },
-    };
-    Some(Leg::Driven {
-        ssd,
-        controller: ssds.get(&ssd)?,
-        nsid: *nsid,
-        region: &opened.region,
-        uses,
     })
 }
 
@@ -438,12 +272,18 @@ fn chosen<'a>(
             reads: pools.route(&choice.reads),
             writes: pools.route(&choice.writes),
         };
-        let used = |pool: &usize| routes.reads.uses(pool + 1) || routes.writes.uses(pool + 1);
-        let least = (0..mdts.len()).filter(used).filter_map(|at| mdts.get(at));
-        chosen.mdts = least.copied().min().unwrap_or(MDTS).min(chosen.mdts);
-        let first = [&routes.reads, &routes.writes].map(|route| route.current().map(|w| w.pool));
-        let mut in_use: Vec<usize> = first.into_iter().flatten().map(|at| at - 1).collect();
-        in_use.dedup();
+        let open = [routes.reads.open(), routes.writes.open()];
+        for open in open {
+            // A small memory beside a larger one does not count.
+            let longest = open.iter().filter_map(|way| mdts.get(way.pool - 1)).max();
+            chosen.mdts = longest.copied().unwrap_or(MDTS).min(chosen.mdts);
+        }
+        let mut in_use: Vec<usize> = Vec::new();
+        for way in open.into_iter().flatten() {
+            if !in_use.contains(&(way.pool - 1)) {
+                in_use.push(way.pool - 1);
+            }
+        }
         let peers: Vec<_> = in_use
             .iter()
             .filter_map(|at| facts.get(*at))
@@ -486,6 +326,7 @@ impl Pools {
             Some(DataPath {
                 pool: pool + 1,
                 path: way.path,
+                spare: way.spare,
             })
         });
         Route::new(ways.collect())
@@ -541,172 +382,5 @@ fn longest_transfer(shares: &[PoolSpec], facts: &PoolFacts) -> anyhow::Result<u8
             facts.region
         );
     }
-    if mdts < MDTS {
-        tracing::warn!(
-            "{} has {} bytes for {} reactors, so hosts may transfer at most {} KiB at a time",
-            facts.region,
-            facts.bytes,
-            shares.len(),
-            4 << mdts
-        );
-    }
     Ok(mdts)
-}
-
-/// The configured providers, then the memory of SSDs whose namespaces choose
-/// by themselves.
-fn open_all<D: Devices>(
-    config: &Config,
-    devices: &D,
-    ssds: &Ssds<D::Backing>,
-    space: &Arc<dyn DmaSpace>,
-) -> anyhow::Result<Vec<Opened>> {
-    let mut opened = Vec::new();
-    for provider in &config.providers {
-        let limit = provider
-            .size()
-            .map_or(usize::MAX, |size| size.bytes() as usize);
-        let one = match &provider.kind {
-            ProviderKind::Host { size } => {
-                let host = HostProvider::new(Arc::clone(space), size.bytes() as usize);
-                open(provider.id.clone(), &host, limit)
-            }
-            ProviderKind::Cmb { device, .. } => {
-                let address = address(device)?;
-                let cmb = cmb(ssds, address)?.with_context(|| {
-                    format!("SSD {address} has no controller memory buffer; remove this provider, or name an SSD that has one")
-                });
-                cmb.and_then(|cmb| open(provider.id.clone(), &cmb, limit))
-            }
-            ProviderKind::P2pmem { device, size } => {
-                let size = size.map(|size| size.bytes());
-                let published = P2pmemProvider::new(SYSFS, address(device)?, size);
-                open(provider.id.clone(), &published, limit)
-            }
-            ProviderKind::Pmr { device, .. } => {
-                let address = address(device)?;
-                let pmr = pmr(ssds, address)?.with_context(|| {
-                    format!("SSD {address} has no persistent memory region; remove this provider, or name an SSD that has one")
-                });
-                pmr.and_then(|pmr| open(provider.id.clone(), &pmr, limit))
-            }
-            ProviderKind::Bar {
-                device,
-                bar,
-                offset,
-                size,
-            } => {
-                let function = devices.open_memory(address(device)?)?;
-                let len = size.map(|size| size.bytes());
-                let window = function.plain_memory(*bar, offset.bytes(), len)?;
-                let memory = MemoryProvider::bar(function, window);
-                open(provider.id.clone(), &memory, limit)
-            }
-        };
-        opened.push(one.with_context(|| format!("provider {}", provider.id))?);
-    }
-    let chooses = |namespace: &&Namespace| {
-        namespace.p2p != P2pPolicy::Off && namespace.provider == ProviderChoice::Auto
-    };
-    let namespaces = config
-        .subsystems
-        .iter()
-        .flat_map(|subsystem| &subsystem.namespaces);
-    for namespace in namespaces.filter(chooses) {
-        let Some(device) = namespace.backend.device() else {
-            continue;
-        };
-        let address = address(device)?;
-        let known = opened.iter().any(|opened: &Opened| {
-            matches!(opened.candidate.placement, Placement::Peer { device, .. } if device == address)
-        });
-        if known {
-            continue;
-        }
-        // Its buffer, else its region: one of them is enough.
-        let own = match cmb(ssds, address) {
-            Ok(None) => pmr(ssds, address),
-            own => own,
-        };
-        let own = own.and_then(|own| {
-            own.map(|own| open(own.name(), &own, usize::MAX))
-                .transpose()
-        });
-        match own {
-            Ok(own) => opened.extend(own),
-            // Nobody asked for it by name: another provider may do.
-            Err(error) => tracing::warn!("memory of SSD {address} is not used: {error:#}"),
-        }
-    }
-    Ok(opened)
-}
-
-fn cmb<B: sidelane_nvme::Backing>(
-    ssds: &Ssds<B>,
-    address: PciAddress,
-) -> anyhow::Result<Option<MemoryProvider>> {
-    let Some(controller) = ssds.get(&address) else {
-        return Ok(None);
-    };
-    let window = controller.enable_cmb()?;
-    let backing = Arc::clone(controller.backing());
-    Ok(window.map(|window| MemoryProvider::cmb(backing, window)))
-}
-
-/// Its persistence is not made use of, and so not promised to anybody.
-fn pmr<B: sidelane_nvme::Backing>(
-    ssds: &Ssds<B>,
-    address: PciAddress,
-) -> anyhow::Result<Option<MemoryProvider>> {
-    let Some(controller) = ssds.get(&address) else {
-        return Ok(None);
-    };
-    let window = controller.enable_pmr()?;
-    if let (Some(_), Some(barrier)) = (window, controller.pmr_barrier()) {
-        tracing::info!(
-            "the persistent memory region of {address} is used as plain memory, and nothing in it is kept; it would be by {barrier}"
-        );
-    }
-    let backing = Arc::clone(controller.backing());
-    Ok(window.map(|window| MemoryProvider::pmr(backing, window)))
-}
-
-/// Memory on an SSD that has come back, by the name that it had.
-///
-/// # Errors
-/// When the SSD does not have it any more, or not at a place where it can be used.
-pub(super) fn reopen<B: sidelane_nvme::Backing>(
-    controller: &Controller<B>,
-    name: &str,
-) -> anyhow::Result<Region> {
-    let backing = || Arc::clone(controller.backing());
-    let cmb = controller.enable_cmb()?;
-    let cmb = cmb.map(|window| MemoryProvider::cmb(backing(), window));
-    let is_it = |provider: &MemoryProvider| provider.name() == name;
-    let found = match cmb.filter(is_it) {
-        Some(cmb) => Some(cmb),
-        None => {
-            let pmr = controller.enable_pmr()?;
-            let pmr = pmr.map(|window| MemoryProvider::pmr(backing(), window));
-            pmr.filter(is_it)
-        }
-    };
-    let found = found.map(|provider| provider.open()).transpose()?;
-    let found = found.map(|offer| offer.region);
-    found.with_context(|| format!("the SSD has no {name} any more"))
-}
-
-fn open(name: String, provider: &dyn Provider, limit: usize) -> anyhow::Result<Opened> {
-    let offer = provider.open()?;
-    let candidate = Candidate {
-        name,
-        placement: offer.region.placement(),
-        realm: offer.realm,
-        own_use: offer.own_use,
-    };
-    Ok(Opened {
-        candidate,
-        region: offer.region,
-        limit,
-    })
 }

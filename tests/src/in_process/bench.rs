@@ -13,7 +13,9 @@ use sidelane::devices::ModelDevices;
 use sidelane::stats::StatsReport;
 use sidelane::{Options, Target};
 use sidelane_config::Config;
-use sidelane_nvme::model::{ModelBus, ModelCmb, ModelController, ModelNamespace, ModelOptions};
+use sidelane_nvme::model::{
+    ModelBus, ModelCmb, ModelController, ModelMemory, ModelNamespace, ModelOptions, ModelPmr,
+};
 use sidelane_p2p::PciAddress;
 use sidelane_transport::soft::port::OpenError;
 
@@ -33,6 +35,13 @@ pub const BAD: &str = "nqn.2026-11.io.sidelane:bad";
 pub const SSD_BYTES: u64 = 4 << 20;
 /// Bytes of a memory buffer.
 pub const CMB_BYTES: usize = 1 << 20;
+/// Where the memory card is.
+const CARD: PciAddress = PciAddress {
+    domain: 0,
+    bus: 10,
+    device: 0,
+    function: 0,
+};
 /// Longest command of an SSD, as a power of two of 4 KiB pages: 64 KiB, far less
 /// than the target takes from its hosts.
 pub const SSD_MDTS: u8 = 4;
@@ -100,6 +109,8 @@ pub struct Bench {
     pub remote: SocketAddr,
     /// Its SSDs, by PCI bus from 1.
     pub ssds: Vec<ModelController>,
+    /// A memory card at 0000:0a:00.0, of [`CMB_BYTES`] in BAR 2.
+    pub card: ModelMemory,
     folder: tempfile::TempDir,
 }
 
@@ -116,12 +127,14 @@ impl Bench {
             let config = config(layout, address, &control)?;
             let bus = ModelBus::new();
             let ssds = ssds(&bus, layout.cmbs);
-            let devices = ModelDevices::new(bus, ssds.clone());
+            let card = ModelMemory::new(&bus, CARD, 2, CMB_BYTES);
+            let devices = ModelDevices::new(bus, ssds.clone()).with_memory([card.clone()]);
             let target = Target::start(&config, devices, Options::default())?;
             Ok(Self {
                 target: Some(target),
                 remote: SocketAddr::new(address, 4420),
                 ssds,
+                card,
                 folder,
             })
         })
@@ -247,7 +260,8 @@ pub fn config(
     Ok(Config::parse(&text, "the test")?)
 }
 
-/// Three SSDs, on PCI buses 1 to 3; the first so many have a memory buffer.
+/// Three SSDs, on PCI buses 1 to 3; the first so many have a memory buffer, and
+/// the third has a persistent memory region.
 pub fn ssds(bus: &ModelBus, cmbs: u8) -> Vec<ModelController> {
     (1..=3)
         .map(|number| {
@@ -261,6 +275,7 @@ pub fn ssds(bus: &ModelBus, cmbs: u8) -> Vec<ModelController> {
                 serial: format!("BENCH{number}"),
                 namespaces: vec![ModelNamespace::of_bytes(SSD_BYTES)],
                 cmb: (number <= cmbs).then(|| ModelCmb::new(CMB_BYTES)),
+                pmr: (number == 3).then(|| ModelPmr::new(CMB_BYTES)),
                 mdts: SSD_MDTS,
                 ..ModelOptions::default()
             };
