@@ -21,12 +21,12 @@ target_dies() {
 # is_known NQN HOST: the target has a controller of that host.
 is_known() { cntlid_of "$@" >/dev/null 2>&1; }
 
-# reconnects CONTROLLER [NUMBER]: how often the host came back, and whether it was so often.
+# reconnects CONTROLLER NUMBER: how often the host came back, which is no less; where a machine is very slow, more.
 reconnects() {
     local count
     count=$(dmesg | grep -c "nvme ${1##*/}: Successfully reconnected")
     echo "$count"
-    ((count == ${2-$count}))
+    ((count >= $2))
 }
 
 # read_all STORM DISK: reads what each round of a storm has written. That needs rounds that lie side by side.
