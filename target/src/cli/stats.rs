@@ -2,6 +2,7 @@
 
 mod advice;
 mod network;
+mod ssds;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table, TableComponent};
@@ -106,6 +107,9 @@ fn print(report: &StatsReport) {
         ]);
     }
     println!("{pools}");
+    if !report.ssds.is_empty() {
+        println!("{}", ssds::render(&report.ssds));
+    }
     let mut reactors = table(
         &[
             "core",

@@ -91,7 +91,7 @@ impl Keeper {
     /// When there is no thread to be had.
     pub(super) fn start<D: Devices>(ssd: Ssd<D>, desk: Desk) -> anyhow::Result<Self> {
         let notices = desk.notices.clone();
-        let name = format!("ssd-{}", ssd.address());
+        let name = format!("ssd-{}", ssd.address);
         let work = Work {
             machine: Machine::new((desk.limit / 3).min(MAX_GRACE)),
             limit: desk.limit,
