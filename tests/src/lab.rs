@@ -2,9 +2,11 @@
 
 pub mod latency;
 mod payload;
+mod qmp;
 pub mod weather;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -145,8 +147,37 @@ pub fn run_on(
     variables: &[(&str, &str)],
     programs: &[&str],
 ) -> anyhow::Result<Outcome> {
+    boot(topology, name, nic, variables, programs, false)
+}
+
+/// As [`run_on`] without programs, and passes on to QEMU what the scenario asks
+/// of it, see [`qmp`].
+///
+/// # Errors
+/// When the lab does not boot.
+pub fn run_with_qmp(
+    topology: &str,
+    name: &str,
+    nic: Nic,
+    variables: &[(&str, &str)],
+) -> anyhow::Result<Outcome> {
+    boot(topology, name, nic, variables, &[], true)
+}
+
+fn boot(
+    topology: &str,
+    name: &str,
+    nic: Nic,
+    variables: &[(&str, &str)],
+    programs: &[&str],
+    with_qmp: bool,
+) -> anyhow::Result<Outcome> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let share = tempfile::tempdir()?;
+    // Outside of what the guest sees, and with a name short enough for a socket.
+    let outside = tempfile::tempdir()?;
+    let socket = outside.path().join("qmp");
+    let _messenger = with_qmp.then(|| qmp::Messenger::start(&socket, share.path()));
     let scenarios = tests.join("scenarios");
     for entry in fs::read_dir(&scenarios)? {
         let entry = entry?;
@@ -167,6 +198,12 @@ pub fn run_on(
             "--share",
         ])
         .arg(share.path())
+        .args(
+            with_qmp
+                .then(|| [OsStr::new("--qmp"), socket.as_os_str()])
+                .into_iter()
+                .flatten(),
+        )
         .args(["--", "env"])
         .arg(format!("NIC={}", nic.name()))
         .args(

@@ -322,7 +322,8 @@ fn watch_for_panics() {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let name = std::thread::current().name().unwrap_or_default().to_owned();
-            if name.starts_with("reactor-") || name == "control" {
+            let ours = ["reactor-", "ssd-", "control"];
+            if ours.iter().any(|start| name.starts_with(start)) {
                 PANICS.fetch_add(1, Ordering::SeqCst);
                 *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) =
                     format!("{name}: {info}");
