@@ -43,6 +43,8 @@ const CASES: [(usize, usize); 6] = [
     (0, 131_072),
     (512, 1 << 20),
 ];
+/// Commands that are sent with as many under way as can be.
+const DEEP: u64 = 2000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -116,7 +118,7 @@ fn probe() -> Result<usize> {
 fn describe<B: Backing>(controller: &Controller<B>) -> Result<()> {
     let identify = controller.identify();
     println!(
-        "{} {} {} firmware {}: at most {} bytes a command, {} I/O queue pairs, SGLs {} ({})",
+        "{} {} {} firmware {}: at most {} bytes a command, {} I/O queue pairs, SGLs {} ({}), {} doorbells",
         controller.address(),
         identify.mn,
         identify.sn,
@@ -128,6 +130,10 @@ fn describe<B: Backing>(controller: &Controller<B>) -> Result<()> {
             "used"
         } else {
             "not used"
+        },
+        match controller.uses_shadow_doorbells() {
+            true => "shadow",
+            false => "plain",
         },
     );
     for namespace in controller.namespaces().iter() {
@@ -259,13 +265,52 @@ fn legs<B: Backing>(
         bad.iter().for_each(|words| println!("  {words}"));
         failed += bad.len();
     }
+    deep(&mut queue, host)?;
     let stats = queue.stats();
+    println!(
+        "  {} commands, {} doorbells, {} spared",
+        stats.submitted,
+        stats.doorbells + stats.head_doorbells,
+        stats.spared_doorbells
+    );
     if stats.stale != 0 || stats.submitted != stats.completed {
         println!("  {stats:?}");
         failed += 1;
     }
     queue.delete()?;
     Ok(failed)
+}
+
+/// Many commands with many under way, none of which may be forgotten.
+fn deep<B: Backing>(queue: &mut IoQueuePair<B>, host: &Region) -> Result<()> {
+    let data = DataPointer {
+        region: host,
+        offset: TO,
+        len: 4096,
+    };
+    let (mut sent, mut ended) = (0, 0);
+    let mut last = Instant::now();
+    while ended < DEEP {
+        while sent < DEEP && queue.outstanding() < queue.capacity() {
+            let read = IoCommand::Read {
+                nsid: 1,
+                slba: sent % 2048,
+                blocks: 8,
+                data,
+            };
+            queue.submit(read, sent)?;
+            sent += 1;
+        }
+        queue.ring();
+        let before = ended;
+        queue.poll(16, |end| ended += u64::from(end.status.is_success()));
+        if ended > before {
+            last = Instant::now();
+        } else if last.elapsed() > PATIENCE {
+            return Err(format!("{} of {sent} commands did not end", sent - ended).into());
+        }
+    }
+    Ok(())
 }
 
 fn leg<B: Backing>(

@@ -83,7 +83,7 @@ impl Default for Options {
             io_queues: 16,
             interrupts: true,
             prefer_sgl: false,
-            shadow_doorbells: false,
+            shadow_doorbells: true,
             admin_timeout: Duration::from_secs(30),
         }
     }
