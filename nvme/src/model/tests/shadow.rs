@@ -105,7 +105,8 @@ fn a_controller_that_is_awake_is_told_nothing() {
 fn a_full_completion_queue_goes_on_when_its_shadow_moves() {
     let mut host = offered();
     configure(&mut host);
-    // 15 fill it, and two wait.
+    // Its head is at 1 then, so that the one of 15 more passes that alone, not
+    // the event index of 0 that the page began with.
     let mut tail = 0;
     let mut send = |host: &mut Host, count| {
         let mut new = tail;
@@ -115,11 +116,15 @@ fn a_full_completion_queue_goes_on_when_its_shadow_moves() {
         update(host, SQ, tail, new);
         tail = new;
     };
+    send(&mut host, 1);
+    assert_eq!(host.take(true, true).len(), 1);
+    update(&host, CQ, 0, 1);
+    // 15 fill it, and two wait.
     send(&mut host, 10);
     send(&mut host, 5);
     send(&mut host, 2);
     assert_eq!(host.take(true, true).len(), 15);
-    let wanted = update(&host, CQ, 0, host.io_head());
+    let wanted = update(&host, CQ, 1, host.io_head());
     assert!(wanted, "a full queue waits for its head");
     assert_eq!(host.take(true, true).len(), 2);
 }
