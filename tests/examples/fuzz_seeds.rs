@@ -481,8 +481,9 @@ fn model() -> Vec<Seed> {
     ]
 }
 
-/// What `fuzz::driver` reads: two registers with bits to flip, lies, SGLs or
-/// not, and then what happens on a queue and to the controller.
+/// What `fuzz::driver` reads: two registers with bits to flip, lies, whether there
+/// are SGLs (bit 0) and shadow doorbells (bit 1), and then what happens on a queue
+/// and to the controller.
 fn driver() -> Vec<Seed> {
     let honest = [0; 18];
     let read = [0, 8, 0, 0, 0, 0, 1];
@@ -507,12 +508,12 @@ fn driver() -> Vec<Seed> {
             ]
             .concat(),
         ),
-        // It stops at a read, and is restarted.
+        // It looks at shadow doorbells, stops at a read, and is restarted.
         (
             "stopped",
             [
                 &honest[..],
-                &[0, 0, 4, 0, 2, 0, 11, 0],
+                &[0, 2, 4, 0, 2, 0, 11, 0],
                 &read,
                 &[1, 6, 2, 6, 4, 3],
             ]

@@ -210,18 +210,20 @@ fn play(controller: &Device, bus: &ModelBus, input: &mut Input<'_>) {
 pub fn driver(bytes: &[u8]) {
     let mut input = Input(bytes);
     let bus = ModelBus::new();
+    let liar = liar(&mut input);
+    let truthful = liar.is_truthful();
+    let flags = input.u8();
     let options = ModelOptions {
         cmb: Some(ModelCmb::new(64 << 10)),
+        shadow_doorbells: flags & 2 != 0,
         ..ModelOptions::default()
     };
     let model = ModelController::new(&bus, options);
-    let liar = liar(&mut input);
-    let truthful = liar.is_truthful();
     let backing = Hooked::new(model.backing(), liar);
     let options = Options {
         io_queues: 2,
         interrupts: false,
-        prefer_sgl: input.u8() & 1 == 1,
+        prefer_sgl: flags & 1 != 0,
         admin_timeout: Duration::from_millis(2),
         ..Options::default()
     };

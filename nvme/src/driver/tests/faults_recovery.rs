@@ -225,8 +225,12 @@ struct Life {
 }
 
 impl Life {
-    fn new() -> Self {
-        let bench = Bench::with_cmbs();
+    fn new(shadow_doorbells: bool) -> Self {
+        let near = ModelOptions {
+            shadow_doorbells,
+            ..ModelOptions::default()
+        };
+        let bench = Bench::new(near, ModelOptions::default());
         let options = Options {
             admin_timeout: Duration::from_millis(1),
             ..Options::default()
@@ -347,9 +351,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
     fn whatever_happens_each_command_ends_once_at_most_and_a_restart_brings_it_back(
+        shadow_doorbells: bool,
         steps in proptest::collection::vec(step(), 1..80),
     ) {
-        let mut life = Life::new();
+        let mut life = Life::new(shadow_doorbells);
         for step in &steps {
             life.act(step);
         }
