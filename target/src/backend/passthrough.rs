@@ -176,3 +176,76 @@ impl Passthrough {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::uring::tests::task;
+    use super::*;
+
+    const KIND: Passthrough = Passthrough { nsid: 7 };
+
+    fn call(operation: Operation, count: u32) -> NvmeCall {
+        match KIND.call(&task(operation, 0x1_2345_6789, count)) {
+            Ok(Call::Nvme(call)) => call,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[rstest::rstest]
+    #[case::read(Operation::Read, 0x02, 0x0000_0007)]
+    #[case::write(Operation::Write { fua: false }, 0x01, 0x0000_0007)]
+    #[case::write_through(Operation::Write { fua: true }, 0x01, 0x4000_0007)]
+    #[case::zeroes(Operation::Zeroes { fua: true }, 0x08, 0x4000_0007)]
+    fn a_job_becomes_the_command_of_the_nvm_command_set(
+        #[case] operation: Operation,
+        #[case] opcode: u8,
+        #[case] cdw12: u32,
+    ) {
+        let expected = NvmeCall {
+            opcode,
+            nsid: 7,
+            cdw10: 0x2345_6789,
+            cdw11: 1,
+            cdw12,
+        };
+        assert_eq!(call(operation, 8), expected);
+    }
+
+    #[test]
+    fn flush_and_deallocation_name_no_block_and_the_latter_its_ranges() {
+        let flush = call(Operation::Flush, 0);
+        assert_eq!((flush.opcode, flush.nsid, flush.cdw12), (0x00, 7, 0));
+        // Three ranges of 16 bytes are in the memory of the task.
+        let mut task = task(Operation::Deallocate, 0, 1);
+        task.has_ranges(3);
+        let Ok(Call::Nvme(dsm)) = KIND.call(&task) else {
+            panic!("no call")
+        };
+        assert_eq!((dsm.opcode, dsm.cdw10, dsm.cdw11), (0x09, 2, 1 << 2));
+        task.has_ranges(0);
+        assert_eq!(KIND.call(&task), Err(Status::SUCCESS));
+    }
+
+    #[test]
+    fn more_blocks_than_a_command_can_name_are_refused() {
+        assert_eq!(
+            call(Operation::Zeroes { fua: false }, 1 << 16).cdw12,
+            0xffff
+        );
+        let beyond = task(Operation::Zeroes { fua: false }, 0, (1 << 16) + 1);
+        assert_eq!(KIND.call(&beyond), Err(Status::INVALID_FIELD));
+    }
+
+    #[rstest::rstest]
+    #[case::good(0, Status::SUCCESS)]
+    #[case::of_the_ssd(0x4281, Status::UNRECOVERED_READ_ERROR.with_dnr(true))]
+    #[case::unknown(0x07f3, Status::from_bits(0x07f3))]
+    #[case::given_up(-4, Status::COMMAND_INTERRUPTED)]
+    #[case::gone(-19, Status::INTERNAL_PATH_ERROR)]
+    #[case::of_no_number(i32::MIN, Status::INTERNAL_ERROR)]
+    fn the_status_of_the_ssd_is_passed_on_as_it_is(#[case] result: i32, #[case] expected: Status) {
+        let mut task = task(Operation::Read, 0, 1);
+        let ended = KIND.clone().ended(&mut task, result);
+        assert_eq!(ended, Next::Done(expected));
+    }
+}

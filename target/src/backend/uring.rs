@@ -13,7 +13,7 @@ mod ring;
 mod storage;
 pub(in crate::backend) mod sysfs;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod trial;
 
 use std::collections::VecDeque;

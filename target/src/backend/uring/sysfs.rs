@@ -30,26 +30,67 @@ pub(in crate::backend) fn block_beside(generic: &Path, sys: &Path) -> PathBuf {
     fs::canonicalize(&folder).unwrap_or(folder)
 }
 
-/// The PCI function that does the DMA for a block device: the last one above it.
+/// The PCI function that does the DMA for a block device: the last one above it,
+/// or behind the only path of a multipath head.
 ///
 /// # Errors
 /// Why there is not one, in words.
 pub(in crate::backend) fn client(folder: &Path) -> Result<PciAddress, String> {
-    let names = folder.components().rev();
-    let function = names
-        .filter_map(|name| name.as_os_str().to_str()?.parse().ok())
-        .next();
+    let whole = Queue::of(folder).whole;
+    let function = function(&whole).or_else(|| match head_paths(&whole)[..] {
+        [only] => Some(only),
+        _ => None,
+    });
+    let folder = whole;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     function.ok_or_else(|| {
         let what = match &*name {
             dm if dm.starts_with("dm-") => "a device-mapper device",
             md if md.starts_with("md") => "a RAID device",
-            head if head.starts_with("nvme") => "a multipath head of several controllers",
+            head if head.starts_with("nvme") => {
+                "a multipath head without just one PCI function behind it"
+            }
             "" => "a file system without one block device",
             _ => "a device without one PCI function behind it",
         };
         format!("{name} is {what}, and the kernel does not pass memory of other devices through it")
     })
+}
+
+/// The last PCI function above a folder.
+fn function(folder: &Path) -> Option<PciAddress> {
+    let mut names = folder.components().rev();
+    names.find_map(|name| name.as_os_str().to_str()?.parse().ok())
+}
+
+/// The functions behind an NVMe multipath head: each path of `nvme0n1` is called
+/// `nvme0cNn1`, below a controller of the same subsystem.
+fn head_paths(head: &Path) -> Vec<PciAddress> {
+    let name = head.file_name().unwrap_or_default().to_string_lossy();
+    let Some((subsystem, namespace)) = name
+        .strip_prefix("nvme")
+        .and_then(|rest| rest.split_once('n'))
+    else {
+        return Vec::new();
+    };
+    let (start, end) = (format!("nvme{subsystem}c"), format!("n{namespace}"));
+    let listed = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let controllers = head.parent().into_iter().flat_map(listed);
+    let controllers = controllers.filter_map(|entry| fs::canonicalize(entry.path()).ok());
+    let has_path = |controller: &PathBuf| {
+        listed(controller).any(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with(&start) && name.ends_with(&end)
+        })
+    };
+    let mut functions: Vec<_> = controllers
+        .filter(has_path)
+        .filter_map(|controller| function(&controller))
+        .collect();
+    functions.sort_unstable();
+    functions.dedup();
+    functions
 }
 
 /// The queue of a block device.
@@ -190,6 +231,39 @@ mod tests {
         let words = found.err().unwrap_or_default();
         let name = folder.rsplit('/').next().unwrap();
         assert!(expected.is_some() || words.contains(name), "{words}");
+    }
+
+    /// A head `nvme0n1` with paths behind controllers at these functions.
+    #[rstest::rstest]
+    #[case::one_path(&["0000:03:00.0"], Some("0000:03:00.0"))]
+    #[case::two_paths(&["0000:03:00.0", "0000:04:00.0"], None)]
+    #[case::no_path(&[], None)]
+    fn a_multipath_head_has_the_function_of_its_only_path(
+        #[case] functions: &[&str],
+        #[case] expected: Option<&str>,
+    ) {
+        let root = tempfile::tempdir().unwrap();
+        let subsystem = root
+            .path()
+            .join("devices/virtual/nvme-subsystem/nvme-subsys0");
+        let head = subsystem.join("nvme0n1");
+        fs::create_dir_all(&head).unwrap();
+        for (number, function) in functions.iter().enumerate() {
+            let controller = root
+                .path()
+                .join(format!("devices/pci0000:00/{function}/nvme/nvme{number}"));
+            fs::create_dir_all(controller.join(format!("nvme0c{number}n1"))).unwrap();
+            // And one of another namespace.
+            fs::create_dir_all(controller.join(format!("nvme0c{number}n2"))).unwrap();
+            let link = subsystem.join(format!("nvme{number}"));
+            std::os::unix::fs::symlink(controller, link).unwrap();
+        }
+        let found = client(&head);
+        assert_eq!(
+            found.as_ref().ok(),
+            expected.map(|text| text.parse().unwrap()).as_ref()
+        );
+        assert!(found.is_ok() || found.unwrap_err().contains("multipath head"));
     }
 
     /// A disk `name` with these attributes of its queue.

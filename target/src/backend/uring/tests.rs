@@ -71,6 +71,31 @@ fn whole(region: &Region, len: usize) -> DataRef<'_> {
     }
 }
 
+/// A task of so many blocks of 4096 bytes, its data in memory.
+pub(in crate::backend) fn task(operation: Operation, slba: u64, count: u32) -> Task {
+    let region = memory(count.clamp(1, 8) as usize * 4096);
+    let len = region.len();
+    Task {
+        tag: 1,
+        operation,
+        blocks: Blocks { slba, count },
+        memory: Some(Memory::new(whole(&region, len)).unwrap()),
+        done: 0,
+        retries: 0,
+        table: None,
+        peer: false,
+    }
+}
+
+impl Task {
+    /// Its memory now holds so many ranges.
+    pub(in crate::backend) fn has_ranges(&mut self, count: usize) {
+        let region = memory(4096);
+        let data = whole(&region, count * size_of::<DsmRange>());
+        self.memory = Some(Memory::new(data).unwrap());
+    }
+}
+
 /// Ends of so many commands, or of all that come in time.
 fn ends(backend: &mut dyn Backend, count: usize) -> Vec<Done> {
     let since = Instant::now();

@@ -14,21 +14,7 @@ fn bytes() -> Bytes {
 }
 
 fn task(operation: Operation, blocks: u32) -> Task {
-    let region = memory(blocks as usize * BLOCK as usize);
-    let len = region.len();
-    Task {
-        tag: 1,
-        operation,
-        blocks: Blocks {
-            slba: 10,
-            count: blocks,
-        },
-        memory: Some(Memory::new(whole(&region, len)).unwrap()),
-        done: 0,
-        retries: 0,
-        table: None,
-        peer: false,
-    }
+    super::task(operation, 10, blocks)
 }
 
 const fn errno(errno: Errno) -> i32 {
