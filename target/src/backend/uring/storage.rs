@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sidelane_config::Backend as Configured;
 use sidelane_p2p::{DmaSpace, PciAddress, ProcessMemory, Region};
@@ -70,6 +71,9 @@ pub struct KernelStorage {
     kind: Kind,
     file: Arc<File>,
     shape: StorageShape,
+    /// The most that one command moves; less than the shape has it when the kernel
+    /// turned out to hand no more through.
+    longest: AtomicUsize,
     _claim: Option<File>,
 }
 
@@ -113,6 +117,7 @@ impl KernelStorage {
             kind,
             file: Arc::new(file),
             shape,
+            longest: AtomicUsize::new(shape.max_transfer_bytes),
             _claim: claim,
         };
         storage.try_out()?;
@@ -135,7 +140,7 @@ impl KernelStorage {
     /// The same, which also says what the kernel said.
     pub(super) fn explaining(&self, depth: u16) -> Result<Box<dyn Explaining>, StorageError> {
         let file = Arc::clone(&self.file);
-        let most = self.shape.max_transfer_bytes;
+        let most = self.longest.load(Ordering::Relaxed);
         let made: io::Result<Box<dyn Explaining>> = match &self.kind {
             Kind::Bytes(kind) => UringBackend::new(kind.clone(), file, depth, most)
                 .map(|backend| Box::new(backend) as _),
@@ -168,7 +173,17 @@ impl KernelStorage {
     /// What the kernel said, or that the data did not arrive.
     pub fn prove(&self, region: &Region) -> Result<&'static str, String> {
         let mut backend = self.explaining(1).map_err(|error| error.to_string())?;
-        trial::prove(&mut *backend, self.shape.block_bytes as usize, region)
+        let block = self.shape.block_bytes as usize;
+        let said = trial::prove(&mut *backend, block, region)?;
+        if region.is_peer() && matches!(self.kind, Kind::Passthrough(_)) {
+            let known = self.longest.load(Ordering::Relaxed);
+            let longest = trial::longest(&mut *backend, block, region, known);
+            if longest < known {
+                tracing::info!(path = %self.path.display(), longest, "the kernel hands no longer commands through with this memory");
+                self.longest.store(longest, Ordering::Relaxed);
+            }
+        }
+        Ok(said)
     }
 }
 

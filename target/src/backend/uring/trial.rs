@@ -69,6 +69,31 @@ pub(super) fn prove(
     Ok("the way in proved by a compared transfer, the way out not tried")
 }
 
+/// How long a read into the memory may be: `most` bytes, or half as often as the
+/// kernel refuses that. It splits nothing that it hands through.
+pub(super) fn longest(
+    backend: &mut dyn Explaining,
+    block_bytes: usize,
+    region: &Region,
+    most: usize,
+) -> usize {
+    let mut len = most.min(region.len()) / block_bytes * block_bytes;
+    while len > block_bytes {
+        let data = DataRef {
+            region,
+            offset: 0,
+            len,
+        };
+        let count = (len / block_bytes) as u32;
+        let job = Job::Read(Blocks { slba: 0, count }, data);
+        if run(backend, &job).is_some_and(Status::is_success) {
+            break;
+        }
+        len = len / 2 / block_bytes * block_bytes;
+    }
+    len.max(block_bytes)
+}
+
 /// Carries one job out, with nothing else under way; `None` when it does not end
 /// in time.
 pub(super) fn run(backend: &mut (impl Backend + ?Sized), job: &Job<'_>) -> Option<Status> {
