@@ -153,7 +153,7 @@ impl Kind for Passthrough {
     fn ended(&mut self, task: &mut Task, result: i32) -> Next {
         let error = match u16::try_from(result) {
             Ok(status) => return Next::Done(Status::from_bits(status)),
-            Err(_) => Errno::from_raw_os_error(result.saturating_neg()),
+            Err(_) => errno::of(result),
         };
         match error {
             Errno::AGAIN if task.may_retry() => Next::Again,
@@ -242,7 +242,7 @@ mod tests {
     #[case::unknown(0x07f3, Status::from_bits(0x07f3))]
     #[case::given_up(-4, Status::COMMAND_INTERRUPTED)]
     #[case::gone(-19, Status::INTERNAL_PATH_ERROR)]
-    #[case::of_no_number(i32::MIN, Status::INTERNAL_ERROR)]
+    #[case::of_no_number(i32::MIN, Status::UNRECOVERED_READ_ERROR)]
     fn the_status_of_the_ssd_is_passed_on_as_it_is(#[case] result: i32, #[case] expected: Status) {
         let mut task = task(Operation::Read, 0, 1);
         let ended = KIND.clone().ended(&mut task, result);

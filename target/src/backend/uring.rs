@@ -260,7 +260,7 @@ impl<K: Kind> Backend for UringBackend<K> {
             };
             task.memory = end.memory;
             if end.result < 0 {
-                self.refusal = Some(Errno::from_raw_os_error(end.result.saturating_neg()));
+                self.refusal = Some(errno::of(end.result));
             }
             let over = match self.kind.ended(&mut task, end.result) {
                 Next::Done(status) => Some(self.finish(end.number, &task, status)),

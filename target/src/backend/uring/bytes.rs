@@ -79,7 +79,7 @@ impl Kind for Bytes {
 
     fn ended(&mut self, task: &mut Task, result: i32) -> Next {
         let Ok(count) = usize::try_from(result) else {
-            let error = Errno::from_raw_os_error(result.saturating_neg());
+            let error = errno::of(result);
             return match (error, task.operation) {
                 (Errno::AGAIN | Errno::INTR, _) if task.may_retry() => Next::Again,
                 // Before Linux 6.12 there is no such command.

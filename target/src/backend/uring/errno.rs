@@ -6,6 +6,14 @@ use sidelane_nvme::spec::Status;
 
 use super::Operation;
 
+/// The errno in a call's answer below zero; EIO for a number that is none.
+pub(in crate::backend) fn of(result: i32) -> Errno {
+    match result.checked_neg() {
+        Some(number @ 1..=4095) => Errno::from_raw_os_error(number),
+        _ => Errno::IO,
+    }
+}
+
 /// The status for the failure of a call. `peer`: its data is in memory of a
 /// device, and the kernel may refuse to bring the two together.
 pub(in crate::backend) fn status(errno: Errno, operation: Operation, peer: bool) -> Status {
