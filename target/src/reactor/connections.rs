@@ -16,6 +16,7 @@ use super::outbox::Outbox;
 use super::request::State;
 use super::{MAX_CONNECTIONS, Reactor};
 use crate::session::QueueSession;
+use crate::subsystem::{ControllerShared, Lingering};
 
 /// How long a queue pair in the error state may take to give its work back.
 /// Adapters that never do exist.
@@ -46,6 +47,8 @@ pub(super) struct Connection {
     pub(super) closing: Option<Instant>,
     /// Where its queue pair is on its way out.
     teardown: Teardown,
+    /// Its host is not served again as long as backends have commands of it.
+    lingering: Option<Lingering>,
 }
 
 /// The way out of a queue pair.
@@ -82,6 +85,7 @@ impl Connection {
             listed: false,
             closing: None,
             teardown: Teardown::No,
+            lingering: None,
         }
     }
 
@@ -273,6 +277,11 @@ impl Reactor {
         connection.in_flight -= connection.outbox.unposted();
         connection.outbox.clear();
         let (port, qp, key) = (connection.port, connection.qp, connection.key);
+        let mut requests = self.requests.iter();
+        if requests.any(|request| request.conn == index && request.parts > 0) {
+            let controller = connection.session.controller();
+            connection.lingering = controller.map(ControllerShared::linger);
+        }
         connection.session.closed();
         self.connections.deadline = Some(now);
         self.connections.dirty.retain(|dirty| *dirty != index);

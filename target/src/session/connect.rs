@@ -116,6 +116,9 @@ impl QueueSession {
             let what = "controllers are given dynamically: FFFFh must be asked for";
             return Err(field(ConnectField::Cntlid, what));
         }
+        if subsystem.is_leaving(&host) {
+            return Err(Refusal::ConnectTooSoon);
+        }
         let shared = subsystem
             .create_controller(host, now)
             .map_err(|_| Refusal::ConnectBusy)?;

@@ -171,6 +171,9 @@ pub enum Refusal {
     /// No controller is left.
     #[error("Connect: no controller is left")]
     ConnectBusy,
+    /// Commands of the host's last association are still being executed.
+    #[error("Connect: an SSD still has commands of the host's last association")]
+    ConnectTooSoon,
     /// Disconnect on the admin queue.
     #[error("Disconnect is for I/O queues")]
     DisconnectAdmin,
@@ -182,6 +185,7 @@ impl Refusal {
         let retry_is_useless = !matches!(
             self,
             Self::ConnectBusy
+                | Self::ConnectTooSoon
                 | Self::ConnectNoController(_)
                 | Self::AerLimit
                 | Self::AbortLimit
@@ -216,7 +220,7 @@ impl Refusal {
                 Status::CONNECT_INVALID_PARAMETERS
             }
             Self::ConnectHost(_) => Status::CONNECT_INVALID_HOST,
-            Self::ConnectBusy => Status::CONNECT_CONTROLLER_BUSY,
+            Self::ConnectBusy | Self::ConnectTooSoon => Status::CONNECT_CONTROLLER_BUSY,
             Self::DisconnectAdmin => Status::DISCONNECT_INVALID_QUEUE_TYPE,
         };
         status.with_dnr(retry_is_useless)

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,7 @@ pub struct ControllerShared {
     /// I/O queues that have ended, but some of whose commands have not.
     draining: AtomicU32,
     qids: QidSet,
+    lingering: AtomicU32,
     events: AtomicU32,
     changed: Mutex<BTreeSet<u32>>,
     errors: Mutex<ErrorLog>,
@@ -97,6 +98,7 @@ impl ControllerShared {
             io_epoch: AtomicU32::new(0),
             draining: AtomicU32::new(0),
             qids: QidSet::default(),
+            lingering: AtomicU32::new(0),
             events: AtomicU32::new(0),
             changed: Mutex::default(),
             errors: Mutex::default(),
@@ -230,6 +232,24 @@ impl ControllerShared {
         }
     }
 
+    /// A queue ends with commands that an SSD still has. Drop it when those have
+    /// ended.
+    pub fn linger(self: &Arc<Self>) -> Lingering {
+        self.lingering.fetch_add(1, Ordering::AcqRel);
+        Lingering(Arc::clone(self))
+    }
+
+    /// Whether nothing of it is under way any more: each of its queues is gone,
+    /// and no SSD has a command of them.
+    pub fn has_left(&self) -> bool {
+        self.qids.is_empty() && !self.lingers()
+    }
+
+    /// Whether an SSD still has commands of queues that have ended.
+    pub fn lingers(&self) -> bool {
+        self.lingering.load(Ordering::Acquire) > 0
+    }
+
     /// Something happened that the host may want to hear of.
     pub fn raise(&self, event: Event) {
         self.events.fetch_or(event.bit(), Ordering::AcqRel);
@@ -285,6 +305,17 @@ impl ControllerShared {
         for (_, waker) in lock(&self.wakers).iter() {
             waker.wake_by_ref();
         }
+    }
+}
+
+/// See [`ControllerShared::linger`].
+#[derive(Debug)]
+#[must_use]
+pub struct Lingering(Arc<ControllerShared>);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.0.lingering.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

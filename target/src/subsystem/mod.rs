@@ -26,7 +26,7 @@ mod target;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use aborts::{ABORT_LIMIT, ABORT_PATIENCE, Aborts, TooManyAborts};
-pub use controller::{ControllerShared, Event, HealthWarning, HostIdentity};
+pub use controller::{ControllerShared, Event, HealthWarning, HostIdentity, Lingering};
 pub use discovery::{Listener, Portal};
 pub use error_log::{ERROR_LOG_LEN, ErrorLog};
 pub use hosts::AllowedHosts;

@@ -176,6 +176,8 @@ pub struct NoControllerLeft;
 struct Controllers {
     last: u16,
     live: BTreeMap<u16, Arc<ControllerShared>>,
+    /// Those that have ended and not left yet.
+    leaving: Vec<Arc<ControllerShared>>,
 }
 
 /// A subsystem, shared by all reactors.
@@ -397,7 +399,21 @@ impl Subsystem {
     /// Ends a controller and frees its identifier.
     pub fn remove_controller(&self, controller: &ControllerShared) {
         controller.kill();
-        lock(&self.controllers).live.remove(&controller.cntlid());
+        let mut controllers = lock(&self.controllers);
+        let removed = controllers.live.remove(&controller.cntlid());
+        controllers.leaving.retain(|it| !it.has_left());
+        controllers.leaving.extend(removed);
+    }
+
+    /// Whether an association of this host has ended, but an SSD still has
+    /// commands of it: a write among them could overtake what the host writes
+    /// when it is back, and nothing would tell it.
+    pub fn is_leaving(&self, host: &HostIdentity) -> bool {
+        let leaving = &mut lock(&self.controllers).leaving;
+        leaving.retain(|it| !it.has_left());
+        leaving
+            .iter()
+            .any(|it| it.host().id == host.id && it.lingers())
     }
 
     /// Ends every association.
