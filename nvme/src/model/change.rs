@@ -129,6 +129,9 @@ impl State {
             cmb.write_control_low(0);
             cmb.write_control_high(0);
         }
+        if let Some(pmr) = &mut self.dma.pmr {
+            pmr.reset();
+        }
     }
 
     pub(super) fn flush_all(&mut self) {

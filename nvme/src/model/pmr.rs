@@ -1,6 +1,6 @@
 //! The persistent memory region of a modelled controller, and its registers
-//! (3.1.3). A controller reset changes nothing of it; a function reset
-//! disables it.
+//! (3.1.3). A controller reset changes nothing of it; a function reset and the
+//! power's return leave it disabled.
 
 use std::cell::Cell;
 
@@ -81,7 +81,7 @@ impl Pmr {
         }
     }
 
-    /// A function reset. What is in it stays.
+    /// A function reset, or the power is back. What is in it stays.
     pub(super) fn reset(&mut self) {
         self.ctl = PmrCtl::new();
         (self.high, self.low) = (0, 0);

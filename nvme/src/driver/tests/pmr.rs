@@ -154,3 +154,28 @@ fn a_region_outlives_a_controller_reset_and_is_found_as_it_was() {
     assert_eq!(backing.read32(offset::PMRMSCL), msc.raw() as u32);
     assert_eq!(bytes_of(&pmr, 0, 4), b"kept");
 }
+
+#[rstest::rstest]
+#[case::power_loss(|model: &ModelController| model.power_loss())]
+#[case::pulled_and_put_back(|model: &ModelController| { model.vanish(); model.reappear() })]
+fn a_region_that_lost_power_is_disabled_until_a_restart_announces_it_again(
+    #[case] loss: fn(&ModelController),
+) {
+    let (bench, controller) = controller_with(Some(ModelPmr::new(LEN)));
+    let pmr = pmr_of(&controller);
+    pmr.view().write(0, b"kept").unwrap();
+    let registers = || {
+        let read = |at| controller.backing().read32(at);
+        [offset::PMRCTL, offset::PMRMSCL, offset::PMRMSCU].map(read)
+    };
+    let announced = registers();
+    assert!(announced[0] == 1 && announced[1] != 0);
+    loss(&bench.near);
+    assert_eq!(registers(), [0, 0, 0]);
+    controller.halt().unwrap();
+    controller.restart().unwrap();
+    assert_eq!(registers(), announced);
+    assert_eq!(bytes_of(&pmr, 0, 4), b"kept");
+    let mut queue = controller.create_io_queue_pair(4).unwrap();
+    assert!(run(&mut queue, read_into(&pmr)).is_success());
+}
