@@ -13,7 +13,8 @@ const INVALID_FIELD: Status = Status::INVALID_FIELD.with_dnr(true);
 
 /// Values after a reset, where they are not 0.
 pub(super) fn defaults(options: &ModelOptions) -> BTreeMap<u8, u32> {
-    let cache = VolatileWriteCache::new().with_enabled(options.volatile_cache);
+    let on = options.volatile_cache && options.cache_on;
+    let cache = VolatileWriteCache::new().with_enabled(on);
     BTreeMap::from([(FeatureId::VolatileWriteCache.0, cache.raw())])
 }
 

@@ -103,8 +103,10 @@ pub struct ModelOptions {
     pub prp: bool,
     /// Optional I/O commands; of those that the model has not, none is offered.
     pub oncs: Oncs,
-    /// Whether there is a volatile write cache. It is on after a reset.
+    /// Whether there is a volatile write cache.
     pub volatile_cache: bool,
+    /// Whether the cache is on after a reset.
+    pub cache_on: bool,
     /// Whether [`power_loss`](super::ModelController::power_loss) makes it lose
     /// what is in the cache. It costs a copy of all that is written.
     pub forgetful: bool,
@@ -142,6 +144,7 @@ impl Default for ModelOptions {
                 .with_dsm(true)
                 .with_write_zeroes(true),
             volatile_cache: true,
+            cache_on: true,
             forgetful: false,
             aerl_z: 3,
             shadow_doorbells: false,

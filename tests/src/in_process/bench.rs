@@ -120,13 +120,21 @@ impl Bench {
     /// # Errors
     /// When it does not start.
     pub fn start(layout: &Layout) -> anyhow::Result<Self> {
+        Self::start_with(layout, |_| {})
+    }
+
+    /// One whose SSDs are like `change` makes them.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(layout: &Layout, change: fn(&mut ModelOptions)) -> anyhow::Result<Self> {
         watch_for_panics();
         with_free(|address| {
             let folder = tempfile::tempdir()?;
             let control = folder.path().join("control.sock");
             let config = config(layout, address, &control)?;
             let bus = ModelBus::new();
-            let ssds = ssds(&bus, layout.cmbs);
+            let ssds = changed_ssds(&bus, layout.cmbs, change);
             let card = ModelMemory::new(&bus, CARD, 2, CMB_BYTES);
             let devices = ModelDevices::new(bus, ssds.clone()).with_memory([card.clone()]);
             let target = Target::start(&config, devices, Options::default())?;
@@ -263,9 +271,14 @@ pub fn config(
 /// Three SSDs, on PCI buses 1 to 3; the first so many have a memory buffer, and
 /// the third has a persistent memory region.
 pub fn ssds(bus: &ModelBus, cmbs: u8) -> Vec<ModelController> {
+    changed_ssds(bus, cmbs, |_| {})
+}
+
+/// The same, where `change` has the last word on each.
+fn changed_ssds(bus: &ModelBus, cmbs: u8, change: fn(&mut ModelOptions)) -> Vec<ModelController> {
     (1..=3)
         .map(|number| {
-            let options = ModelOptions {
+            let mut options = ModelOptions {
                 address: PciAddress {
                     domain: 0,
                     bus: number,
@@ -279,6 +292,7 @@ pub fn ssds(bus: &ModelBus, cmbs: u8) -> Vec<ModelController> {
                 mdts: SSD_MDTS,
                 ..ModelOptions::default()
             };
+            change(&mut options);
             ModelController::new(bus, options)
         })
         .collect()
