@@ -6,13 +6,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use anyhow::Context;
-use sidelane_config::{Config, Namespace};
+use sidelane_config::{Config, Namespace, ProviderKind};
 use sidelane_nvme::model::{ModelBacking, ModelBus, ModelController, ModelMemory};
 use sidelane_nvme::{Backing, VfioBacking};
-use sidelane_p2p::provider::{Fitness, MemoryFunction, PathReason, verdict};
+use sidelane_p2p::provider::{Fitness, MemoryFunction, P2pmemProvider, PathReason, verdict};
 use sidelane_p2p::topology::{Route, RoutePath, Topology};
 use sidelane_p2p::vfio::{Container, Device, DeviceWatch, openable};
 use sidelane_p2p::{DmaSpace, PciAddress, Placement, ProcessMemory};
+
+use crate::backend::check_kind;
+
+#[cfg(test)]
+mod tests;
 
 /// Opens devices and judges the routes between them.
 pub trait Devices: Send + Sync + 'static {
@@ -88,9 +93,35 @@ impl VfioDevices {
         })
     }
 
-    /// What keeps the devices of a configuration from being opened, as far as
-    /// can be told without opening them: the thing, the reason and the remedy.
+    /// What keeps the devices of a configuration from being opened, and what stays
+    /// with the kernel from being used, as far as can be told without opening them:
+    /// the thing, the reason and the remedy.
     pub fn problems(&self, config: &Config) -> Vec<String> {
+        let namespaces = config
+            .subsystems
+            .iter()
+            .flat_map(|subsystem| &subsystem.namespaces);
+        let storage = namespaces.clone().filter_map(|namespace| {
+            let outcome = check_kind(&namespace.backend, &self.sysfs);
+            outcome.err().map(|error| error.to_string())
+        });
+        let mut problems = self.problems_of_functions(config);
+        problems.extend(storage);
+        problems.extend(config.providers.iter().filter_map(|provider| {
+            let ProviderKind::P2pmem { device, size } = &provider.kind else {
+                return None;
+            };
+            let address = device.as_str().parse().ok()?;
+            let size = size.map(|size| size.bytes());
+            let published = P2pmemProvider::new(&self.sysfs, address, size);
+            let error = published.check().err()?;
+            Some(format!("provider {}: {error}", provider.id))
+        }));
+        problems
+    }
+
+    /// Those of the PCI functions that are taken from the kernel.
+    fn problems_of_functions(&self, config: &Config) -> Vec<String> {
         let backends = config
             .subsystems
             .iter()

@@ -42,6 +42,21 @@ impl P2pmemProvider {
         }
     }
 
+    /// Whether it could be opened, as far as can be told without doing so. What is
+    /// free of it may be another amount when it is opened, so nothing is said of
+    /// that.
+    ///
+    /// # Errors
+    /// When nothing is published, or less than is wanted.
+    pub fn check(&self) -> Result<(), ProviderError> {
+        let available = self.available()?;
+        let all = number(&self.function().join("p2pmem/size"));
+        match self.size.zip(all) {
+            Some((_, all)) => self.len(all.max(available)).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn function(&self) -> PathBuf {
         let functions = self.sysfs.join("bus/pci/devices");
         functions.join(self.address.to_string())

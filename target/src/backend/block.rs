@@ -1,7 +1,7 @@
 //! A block device that stays with the kernel: read and written by direct I/O,
 //! past the page cache.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -65,18 +65,27 @@ pub(super) fn open(path: &Path, sys: &Path) -> Result<(Bytes, File, StorageShape
     Ok((kind, file, shape))
 }
 
+/// Whether there is a block device, told without opening it.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn check_kind(path: &Path) -> Result<Metadata, StorageError> {
+    let meta = fs::metadata(path).map_err(|error| StorageError::open(path, &error))?;
+    if meta.file_type().is_block_device() {
+        return Ok(meta);
+    }
+    let reason = "it is no block device".to_owned();
+    let remedy = "name one (`lsblk -p` lists them), or use kind = \"file\" for a file";
+    Err(StorageError::new(path, reason, remedy))
+}
+
 /// Opens a block device so that nobody else mounts it, or makes it a part of
 /// something, and fails if somebody has.
 ///
 /// # Errors
 /// Who has it, as far as the kernel says.
 pub(super) fn claim(path: &Path, flags: OFlags, sys: &Path) -> Result<File, StorageError> {
-    let meta = std::fs::metadata(path).map_err(|error| StorageError::open(path, &error))?;
-    if !meta.file_type().is_block_device() {
-        let reason = "it is no block device".to_owned();
-        let remedy = "name one (`lsblk -p` lists them), or use kind = \"file\" for a file";
-        return Err(StorageError::new(path, reason, remedy));
-    }
+    let meta = check_kind(path)?;
     // On a block device it means that nobody else may claim it.
     let flags = flags | OFlags::EXCL | OFlags::CLOEXEC;
     let since = Instant::now();

@@ -1,7 +1,7 @@
 //! A regular file: read and written by direct I/O, past the page cache. Slower
 //! than a device, and good where there is none to spare.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -49,8 +49,7 @@ pub(super) fn open(
         .metadata()
         .map_err(|error| StorageError::open(path, &error))?;
     if !meta.is_file() {
-        let remedy = "name a regular file; for a disk use kind = \"block\"";
-        return Err(failed("it is no regular file".to_owned(), remedy));
+        return Err(not_regular(path));
     }
     let len = meta.len();
     if len == 0 || !len.is_multiple_of(u64::from(block_bytes)) {
@@ -82,6 +81,34 @@ pub(super) fn open(
     Ok((kind, file, shape))
 }
 
+/// Whether there is a regular file, or one can be made (`sized`), told without
+/// opening anything.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn check_kind(path: &Path, sized: bool) -> Result<(), StorageError> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => Ok(()),
+        Ok(_) => Err(not_regular(path)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StorageError::open(path, &error)),
+        Err(_) if !sized => Err(not_there(path)),
+        Err(error) => match path.parent().is_some_and(Path::is_dir) {
+            true => Ok(()),
+            false => Err(StorageError::open(path, &error)),
+        },
+    }
+}
+
+fn not_regular(path: &Path) -> StorageError {
+    let remedy = "name a regular file; for a disk use kind = \"block\"";
+    StorageError::new(path, "it is no regular file".to_owned(), remedy)
+}
+
+fn not_there(path: &Path) -> StorageError {
+    let remedy = "give a size to have it made, such as size = \"1 GiB\"";
+    StorageError::new(path, "there is no such file".to_owned(), remedy)
+}
+
 fn open_or_make(path: &Path, size: Option<u64>) -> Result<File, StorageError> {
     let flags = (OFlags::DIRECT | OFlags::CLOEXEC).bits() as i32;
     let mut options = OpenOptions::new();
@@ -102,11 +129,7 @@ fn open_or_make(path: &Path, size: Option<u64>) -> Result<File, StorageError> {
             made.map_err(|error| StorageError::open(path, &error))?;
             Ok(file)
         }
-        (Err(error), None) if error.kind() == ErrorKind::NotFound => Err(StorageError::new(
-            path,
-            "there is no such file".to_owned(),
-            "give a size to have it made, such as size = \"1 GiB\"",
-        )),
+        (Err(error), None) if error.kind() == ErrorKind::NotFound => Err(not_there(path)),
         (outcome, _) => outcome.map_err(explain),
     }
 }

@@ -20,7 +20,7 @@ use sidelane_p2p::Region;
 
 pub use null::NullBackend;
 pub use nvme::{NvmeBackend, Trouble, Watch};
-pub use uring::{KernelStorage, StorageError, StorageShape, client};
+pub use uring::{KernelStorage, StorageError, StorageShape, check_kind, client};
 
 /// Ends of commands that one poll returns at most.
 pub const MAX_DONE: usize = 64;

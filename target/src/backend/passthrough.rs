@@ -3,8 +3,8 @@
 
 mod ioctl;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -42,25 +42,14 @@ pub(super) struct Opened {
 /// When it is not there, in use, or of a format without its like here.
 pub(super) fn open(path: &Path, sys: &Path) -> Result<Opened, StorageError> {
     let failed = |reason: String, remedy: &str| StorageError::new(path, reason, remedy);
+    check_kind(path, sys)?;
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(OFlags::CLOEXEC.bits() as i32)
         .open(path)
         .map_err(|error| StorageError::open(path, &error))?;
-    let meta = file
-        .metadata()
-        .map_err(|error| StorageError::open(path, &error))?;
-    let nsid = match ioctl::nsid(&file) {
-        Ok(nsid) if meta.file_type().is_char_device() => nsid,
-        _ => {
-            let remedy = "name a generic device, such as /dev/ng0n1 (`ls /dev/ng*`), or use kind = \"block\"";
-            return Err(failed(
-                "it is no character device of an NVMe namespace".into(),
-                remedy,
-            ));
-        }
-    };
+    let nsid = ioctl::nsid(&file).map_err(|_| no_namespace(path))?;
     let claim = claim(path, sys)?;
     let asked = |error: Errno| {
         let remedy = "see `dmesg` for the SSD's troubles; the command needs the right to send admin commands (root)";
@@ -92,6 +81,28 @@ pub(super) fn open(path: &Path, sys: &Path) -> Result<Opened, StorageError> {
             max_transfer_bytes: queue.whole_transfer_bytes(),
         },
     })
+}
+
+/// Whether there is a generic character device of a namespace, told without
+/// opening it.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn check_kind(path: &Path, sys: &Path) -> Result<(), StorageError> {
+    let meta = fs::metadata(path).map_err(|error| StorageError::open(path, &error))?;
+    let class = sysfs::class(sys, meta.rdev());
+    let may_be = class.is_none_or(|class| class == "nvme-generic");
+    match meta.file_type().is_char_device() && may_be {
+        true => Ok(()),
+        false => Err(no_namespace(path)),
+    }
+}
+
+fn no_namespace(path: &Path) -> StorageError {
+    let reason = "it is no character device of an NVMe namespace".to_owned();
+    let remedy =
+        "name a generic device, such as /dev/ng0n1 (`ls /dev/ng*`), or use kind = \"block\"";
+    StorageError::new(path, reason, remedy)
 }
 
 /// Bytes of the blocks of a namespace.

@@ -33,7 +33,7 @@ use super::{Backend, Blocks, DataRef, Done, DoneList, Job, MAX_DONE, NotTaken};
 
 pub(super) use self::bytes::{Bytes, Discard};
 pub(super) use self::ring::{Call, NvmeCall};
-pub use self::storage::{KernelStorage, StorageError, StorageShape, client};
+pub use self::storage::{KernelStorage, StorageError, StorageShape, check_kind, client};
 
 /// Ranges of one deallocation (NVM 3.2.3).
 const MAX_RANGES: usize = 256;

@@ -204,3 +204,17 @@ pub fn client(backend: &Configured, sys: &Path) -> Option<Result<PciAddress, Str
     };
     Some(sysfs::client(&folder.unwrap_or_default()))
 }
+
+/// Whether what a configuration names is there and of its kind, told without opening
+/// it. What is nothing of the kernel's is not looked at.
+///
+/// # Errors
+/// When it is not, with the remedy.
+pub fn check_kind(backend: &Configured, sys: &Path) -> Result<(), StorageError> {
+    match backend {
+        Configured::Block { path } => block::check_kind(path).map(drop),
+        Configured::Passthrough { path } => passthrough::check_kind(path, sys),
+        Configured::File { path, size, .. } => file::check_kind(path, size.is_some()),
+        Configured::Nvme { .. } | Configured::Null { .. } => Ok(()),
+    }
+}

@@ -17,6 +17,15 @@ pub(in crate::backend) fn folder(sys: &Path, dev: u64) -> Option<PathBuf> {
     fs::canonicalize(sys.join(format!("dev/block/{major}:{minor}"))).ok()
 }
 
+/// The class of a character device, by its number; `None` when the kernel does not
+/// say.
+pub(in crate::backend) fn class(sys: &Path, dev: u64) -> Option<String> {
+    let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+    let link = sys.join(format!("dev/char/{major}:{minor}/subsystem"));
+    let class = fs::read_link(link).ok()?;
+    Some(class.file_name()?.to_string_lossy().into_owned())
+}
+
 /// The folder of the block device whose generic character device has this path:
 /// of `ng0n1`, that of `nvme0n1`. It need not be there.
 pub(in crate::backend) fn block_beside(generic: &Path, sys: &Path) -> PathBuf {
