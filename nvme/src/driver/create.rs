@@ -9,7 +9,6 @@ use super::admin::{host_region, sqe_of};
 use super::blocks::BlockSizes;
 use super::data::ListPages;
 use super::doorbell::{Doorbell, Shadow};
-use super::queue::QueueStats;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::slots::Slots;
 use super::writer::CommandWriter;
@@ -75,7 +74,8 @@ impl<B: Backing> Controller<B> {
             writer,
             cq,
             vector,
-            stats: QueueStats::default(),
+            answered: 0,
+            stale: 0,
             deleted: false,
         })
     }

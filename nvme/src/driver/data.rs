@@ -1,6 +1,7 @@
 //! The data pointer of a command: PRP entries (clause 4.1.1) or one SGL
 //! descriptor (4.1.2) for a contiguous part of a region.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sidelane_p2p::{OutOfRange, Region, Words};
@@ -29,18 +30,27 @@ pub struct DataPointer<'a> {
 }
 
 impl DataPointer<'_> {
-    /// The device's address of the first byte, all bytes being in the region.
+    /// The device's address of the first byte, if all bytes are in the region and
+    /// it is one that a command may name.
     #[inline]
-    pub(super) fn iova(&self) -> Result<u64, SubmitError> {
-        // A range that wraps ends before it begins, and lies in no region.
-        let iova = self
-            .region
-            .iova_of(self.offset..self.offset.wrapping_add(self.len))?;
-        if iova.is_multiple_of(4) {
-            Ok(iova)
-        } else {
-            Err(SubmitError::Misaligned { iova })
+    pub(super) fn iova(&self) -> Option<u64> {
+        let iova = self.region.iova_of(self.range()).ok()?;
+        iova.is_multiple_of(4).then_some(iova)
+    }
+
+    /// Why there is no address.
+    #[cold]
+    pub(super) fn refusal(&self) -> SubmitError {
+        match self.region.iova_of(self.range()) {
+            Ok(iova) => SubmitError::Misaligned { iova },
+            Err(error) => error.into(),
         }
+    }
+
+    /// A range that wraps ends before it begins, and lies in no region.
+    #[inline]
+    fn range(&self) -> Range<usize> {
+        self.offset..self.offset.wrapping_add(self.len)
     }
 }
 
@@ -54,12 +64,36 @@ pub(super) struct ListPages {
 /// The words of a page.
 type Page = [AtomicU64; LIST_LEN];
 
-/// A pointer ready for the SQE.
+/// A pointer ready for the SQE, to data that needs no list.
 pub(super) struct Pointer {
     pub(super) psdt: Psdt,
     pub(super) dptr: DataPtr,
-    /// Entries written to the slot's list.
-    pub(super) list_len: usize,
+}
+
+impl Pointer {
+    /// To `len` bytes at `iova`, unless they are in more than one page.
+    #[inline]
+    pub(super) fn one_page(iova: u64, len: usize) -> Option<Self> {
+        (iova as usize % PAGE + len <= PAGE).then(|| Self::first_page(iova))
+    }
+
+    /// To what is of data at `iova` in its first page.
+    #[inline]
+    pub(super) fn first_page(iova: u64) -> Self {
+        Self {
+            psdt: Psdt::Prp,
+            dptr: DataPtr::from_prp(iova, 0),
+        }
+    }
+
+    /// One data block descriptor.
+    #[inline]
+    pub(super) fn sgl(iova: u64, len: u32) -> Self {
+        Self {
+            psdt: Psdt::Sgl,
+            dptr: DataPtr::from_sgl(SglDescriptor::data_block(iova, len)),
+        }
+    }
 }
 
 impl ListPages {
@@ -93,27 +127,18 @@ impl ListPages {
         }
     }
 
-    /// PRP entries for `len` bytes (1 to [`TRANSFER_MAX`]) at `iova`.
-    #[inline]
-    pub(super) fn prp(&self, slot: u16, iova: u64, len: usize) -> Result<Pointer, OutOfRange> {
-        let in_page = iova as usize % PAGE;
-        let (prp2, list_len) = match in_page + len {
-            0..=PAGE => (0, 0),
-            end => self.further_pages(slot, iova - in_page as u64, end)?,
-        };
-        Ok(Pointer {
-            psdt: Psdt::Prp,
-            dptr: DataPtr::from_prp(iova, prp2),
-            list_len,
-        })
-    }
-
-    /// PRP entry 2 and the length of its list, for data that ends `end` bytes
-    /// (more than a page) from the page where it begins.
-    #[inline(never)]
-    fn further_pages(&self, slot: u16, first: u64, end: usize) -> Result<(u64, usize), OutOfRange> {
+    /// PRP entry 2, and the length of the list to which it points, for `len` bytes
+    /// (at most [`TRANSFER_MAX`]) at `iova`, which are in more than one page.
+    pub(super) fn further_pages(
+        &self,
+        slot: u16,
+        iova: u64,
+        len: usize,
+    ) -> Result<(u64, usize), OutOfRange> {
         let page = PAGE as u64;
-        let further = end.div_ceil(PAGE) - 1;
+        let in_page = iova % page;
+        let first = iova - in_page;
+        let further = (in_page as usize + len).div_ceil(PAGE) - 1;
         if further == 1 {
             return Ok((first + page, 0));
         }
@@ -125,19 +150,8 @@ impl ListPages {
         Ok((at, further))
     }
 
-    /// One data block descriptor.
-    #[inline]
-    pub(super) fn sgl(iova: u64, len: u32) -> Pointer {
-        let dptr = DataPtr::from_sgl(SglDescriptor::data_block(iova, len));
-        Pointer {
-            psdt: Psdt::Sgl,
-            dptr,
-            list_len: 0,
-        }
-    }
-
     /// Writes ranges (1 to 256) into the slot's page.
-    pub(super) fn ranges(&self, slot: u16, ranges: &[DsmRange]) -> Result<Pointer, OutOfRange> {
+    pub(super) fn ranges(&self, slot: u16, ranges: &[DsmRange]) -> Result<DataPtr, OutOfRange> {
         let (list, at) = self.page(slot)?;
         for (words, range) in list.as_chunks().0.iter().zip(ranges) {
             let values: [U64; 2] = zerocopy::transmute!(*range);
@@ -146,11 +160,7 @@ impl ListPages {
                 word.store(value.get().to_le(), Ordering::Relaxed);
             }
         }
-        Ok(Pointer {
-            psdt: Psdt::Prp,
-            dptr: DataPtr::from_prp(at, 0),
-            list_len: 0,
-        })
+        Ok(DataPtr::from_prp(at, 0))
     }
 
     /// Reads a PRP list back as the controller will.

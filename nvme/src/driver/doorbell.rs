@@ -72,6 +72,7 @@ trait Cells {
 }
 
 /// Writes the shadow; whether the doorbell must be rung besides.
+#[inline]
 fn publish(cells: &impl Cells, old: u16, new: u16) -> bool {
     cells.store_shadow(new);
     cells.fence();
@@ -82,6 +83,7 @@ fn publish(cells: &impl Cells, old: u16, new: u16) -> bool {
 /// `old`, ..., `new - 1`. Differences are taken modulo 2^16, which is right for
 /// a ring of any size, as its indices are smaller and a move that wraps takes
 /// in all that lie above them.
+#[inline]
 fn is_wanted(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
@@ -111,15 +113,18 @@ impl Shadow {
 }
 
 impl Cells for Shadow {
+    #[inline]
     fn store_shadow(&self, value: u16) {
         // The view is of one aligned word: there is no error.
         let _ = self.value.store_u32(0, value.into(), Ordering::Release);
     }
 
+    #[inline]
     fn fence(&self) {
         fence(Ordering::SeqCst);
     }
 
+    #[inline]
     fn load_event(&self) -> u16 {
         // More than 16 bits are of no index.
         self.event.load_u32(0, Ordering::Acquire).unwrap_or(0) as u16

@@ -60,7 +60,9 @@ pub struct IoQueuePair<B: Backing> {
     pub(super) cq: CompletionRing,
     /// Index of the interrupt vector.
     pub(super) vector: Option<usize>,
-    pub(super) stats: QueueStats,
+    /// Completions taken, and those of them that were of no outstanding command.
+    pub(super) answered: u64,
+    pub(super) stale: u64,
     pub(super) deleted: bool,
 }
 
@@ -73,7 +75,8 @@ impl<B: Backing> IoQueuePair<B> {
     /// written then. [`SubmitError::Halted`] once [`ring`](Self::ring) or
     /// [`poll`](Self::poll) has seen that the controller was halted.
     pub fn submit(&mut self, command: IoCommand<'_>, tag: u64) -> Result<(), SubmitError> {
-        self.writer.submit(&command, tag)
+        let written = self.writer.submit(&command, tag);
+        written.map_err(|refused| self.writer.explain(refused, &command))
     }
 
     /// Tells the controller of all commands written since the last time.
@@ -89,7 +92,6 @@ impl<B: Backing> IoQueuePair<B> {
         if self.is_dead() {
             return 0;
         }
-        let stale = self.stats.stale;
         let mut taken = 0;
         while taken < limit {
             let Some(answer) = self.cq.pop() else { break };
@@ -103,23 +105,26 @@ impl<B: Backing> IoQueuePair<B> {
                 None => self.stray(answer.cid),
             }
         }
-        self.stats.completed += taken as u64 - (self.stats.stale - stale);
+        self.answered += taken as u64;
         self.cq.ring(&*self.inner.device.backing);
         taken
     }
 
     /// Whether the controller was halted since this was made: then nothing more
-    /// is told to it, and none of the outstanding commands ends.
+    /// is told to it, and none of the outstanding commands ends. It stays so, as
+    /// no epoch comes again.
+    #[inline]
     fn is_dead(&mut self) -> bool {
-        if !self.inner.is_alive(self.life.epoch) {
+        let is_dead = !self.inner.is_alive(self.life.epoch);
+        if is_dead {
             self.writer.halt();
         }
-        self.writer.is_halted()
+        is_dead
     }
 
     #[cold]
     fn stray(&mut self, cid: u16) {
-        self.stats.stale += 1;
+        self.stale += 1;
         let (device, qid) = (self.inner.device.address, self.life.qid);
         tracing::warn!(%device, qid, cid, "a completion of no outstanding command");
     }
@@ -179,12 +184,14 @@ impl<B: Backing> IoQueuePair<B> {
     /// Counts since the queue pair was made.
     pub fn stats(&self) -> QueueStats {
         let (tail, head) = (self.writer.sq.doorbell(), self.cq.doorbell());
+        let completed = self.answered - self.stale;
         QueueStats {
+            submitted: completed + self.outstanding() as u64,
+            completed,
             doorbells: tail.rung,
             head_doorbells: head.rung,
             spared_doorbells: tail.spared + head.spared,
-            submitted: self.stats.completed + self.outstanding() as u64,
-            ..self.stats
+            stale: self.stale,
         }
     }
 

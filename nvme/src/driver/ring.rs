@@ -15,6 +15,8 @@ use crate::spec::{CQE_LEN, SQE_LEN, Sqe, Status, StatusPhase};
 /// Words of an entry.
 const SQE_WORDS: usize = SQE_LEN / 8;
 const CQE_WORDS: usize = CQE_LEN / 8;
+/// The phase tag in the second word of a completion.
+const PHASE: u64 = 1 << 48;
 
 /// Where the driver puts commands.
 pub(super) struct SubmissionRing {
@@ -64,7 +66,10 @@ impl SubmissionRing {
                 word.store(value.get().to_le(), Ordering::Relaxed);
             }
         }
-        self.tail = next(slot, self.entries);
+        self.tail = slot + 1;
+        if self.tail == self.entries {
+            self.tail = 0;
+        }
         slot
     }
 
@@ -104,8 +109,9 @@ pub(super) struct CompletionRing {
     words: Words<CQE_WORDS>,
     entries: u16,
     head: u16,
-    /// The phase of entries that are new in this pass of the ring.
-    phase: bool,
+    /// What makes the phase bit of the entries clear that are new in this pass of
+    /// the ring.
+    flip: u64,
     /// The head that the controller knows.
     rung: u16,
     doorbell: Doorbell,
@@ -123,7 +129,7 @@ impl CompletionRing {
             memory,
             entries,
             head: 0,
-            phase: true,
+            flip: PHASE,
             rung: 0,
             doorbell,
         })
@@ -138,7 +144,7 @@ impl CompletionRing {
         for word in self.words.as_flattened() {
             word.store(0, Ordering::Relaxed);
         }
-        (self.head, self.rung, self.phase) = (0, 0, true);
+        (self.head, self.rung, self.flip) = (0, 0, PHASE);
     }
 
     /// The next completion, if there is one.
@@ -148,19 +154,19 @@ impl CompletionRing {
         let entry = self.words.get(usize::from(head))?;
         // The word with the phase is loaded first and with acquire, so that the
         // other is no older than it.
-        let last = u64::from_le(entry[1].load(Ordering::Acquire));
-        let status = StatusPhase::from_raw((last >> 48) as u16);
-        if status.phase() != self.phase {
+        let last = u64::from_le(entry[1].load(Ordering::Acquire)) ^ self.flip;
+        if last & PHASE != 0 {
             return None;
         }
         let result = u64::from_le(entry[0].load(Ordering::Relaxed));
-        self.head = next(head, self.entries);
-        if self.head == 0 {
-            self.phase = !self.phase;
+        self.head = head + 1;
+        if self.head == self.entries {
+            self.head = 0;
+            self.flip ^= PHASE;
         }
         Some(Answer {
             cid: (last >> 32) as u16,
-            status: status.status(),
+            status: StatusPhase::from_raw((last >> 48) as u16).status(),
             result,
         })
     }
@@ -183,8 +189,4 @@ impl CompletionRing {
 /// The entries of a ring.
 fn words<const N: usize>(memory: &Region, entries: u16) -> Result<Words<N>, OutOfRange> {
     Words::new(memory.view().slice(0..usize::from(entries) * N * 8)?)
-}
-
-fn next(slot: u16, entries: u16) -> u16 {
-    if slot + 1 == entries { 0 } else { slot + 1 }
 }

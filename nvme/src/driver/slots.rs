@@ -8,10 +8,30 @@ struct Slot {
     tag: u64,
     /// When it was taken, in milliseconds; wraps after 49 days.
     since_ms: u32,
-    /// The identifier of the command, or of the last one.
-    cid: u16,
-    /// The next free slot, [`LAST`], or [`BUSY`].
-    next: u16,
+    state: State,
+}
+
+/// The identifier of the slot's command, or of its last one, and above it the next
+/// free slot, [`LAST`], or [`BUSY`]: one word, so that one comparison tells whether
+/// a completion is of this command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct State(u32);
+
+impl State {
+    #[inline]
+    const fn new(cid: u16, next: u16) -> Self {
+        Self(cid as u32 | (next as u32) << 16)
+    }
+
+    #[inline]
+    const fn cid(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline]
+    const fn next(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
 }
 
 /// Not an index: no slot is free after this one.
@@ -38,6 +58,8 @@ pub(super) struct Slots {
     outstanding: u16,
     /// The bits of an identifier that are the index; above is the generation.
     index_mask: u16,
+    /// What an identifier grows by from one use of its slot to the next.
+    generation: u16,
     now_ms: u64,
 }
 
@@ -48,20 +70,24 @@ impl Slots {
         let idle = |index| Slot {
             tag: 0,
             since_ms: 0,
-            cid: index,
-            next: if index + 1 < capacity {
-                index + 1
-            } else {
-                LAST
-            },
+            state: State::new(
+                index,
+                if index + 1 < capacity {
+                    index + 1
+                } else {
+                    LAST
+                },
+            ),
         };
+        // An index of all ones stays unused, so no identifier is FFFFh, which in
+        // the error log stands for no command.
+        let generation = (capacity + 1).next_power_of_two();
         Self {
             slots: (0..capacity).map(idle).collect(),
             free: 0,
             outstanding: 0,
-            // An index of all ones stays unused, so no identifier is FFFFh,
-            // which in the error log stands for no command.
-            index_mask: (capacity + 1).next_power_of_two() - 1,
+            index_mask: generation - 1,
+            generation,
             now_ms: 0,
         }
     }
@@ -89,14 +115,13 @@ impl Slots {
     pub(super) fn take(&mut self, tag: u64) -> Option<(u16, u16)> {
         let index = self.free;
         let slot = self.slots.get_mut(usize::from(index))?;
-        let cid = slot.cid.wrapping_add(self.index_mask).wrapping_add(1);
-        self.free = slot.next;
+        let cid = slot.state.cid().wrapping_add(self.generation);
+        self.free = slot.state.next();
         self.outstanding += 1;
         *slot = Slot {
             tag,
             since_ms: self.now_ms as u32,
-            cid,
-            next: BUSY,
+            state: State::new(cid, BUSY),
         };
         Some((index, cid))
     }
@@ -108,10 +133,10 @@ impl Slots {
     pub(super) fn complete(&mut self, cid: u16) -> Option<u64> {
         let index = cid & self.index_mask;
         let slot = self.slots.get_mut(usize::from(index))?;
-        if slot.cid != cid || slot.next != BUSY {
+        if slot.state != State::new(cid, BUSY) {
             return None;
         }
-        slot.next = self.free;
+        slot.state = State::new(cid, self.free);
         self.free = index;
         self.outstanding -= 1;
         Some(slot.tag)
@@ -124,7 +149,7 @@ impl Slots {
             _ => self.slots.len(),
         };
         let slots = self.slots.iter().take(looked_through);
-        slots.filter(|slot| slot.next == BUSY)
+        slots.filter(|slot| slot.state.next() == BUSY)
     }
 
     /// Commands that have been outstanding for more than `older_than_ms`.
@@ -132,7 +157,7 @@ impl Slots {
         let now_ms = self.now_ms as u32;
         let overdue = move |slot: &Slot| Overdue {
             tag: slot.tag,
-            cid: slot.cid,
+            cid: slot.state.cid(),
             age_ms: now_ms.wrapping_sub(slot.since_ms).into(),
         };
         let commands = self.busy().map(overdue);
@@ -142,7 +167,7 @@ impl Slots {
     /// Identifiers of the outstanding commands with this tag.
     pub(super) fn cids_of(&self, tag: u64) -> impl Iterator<Item = u16> {
         let with_tag = self.busy().filter(move |slot| slot.tag == tag);
-        with_tag.map(|slot| slot.cid)
+        with_tag.map(|slot| slot.state.cid())
     }
 }
 

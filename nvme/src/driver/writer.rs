@@ -8,17 +8,28 @@ use sidelane_p2p::OutOfRange;
 use zerocopy::little_endian::{U32, U64};
 
 use super::blocks::BlockSizes;
-use super::data::{DataPointer, LIST_LEN, ListPages, TRANSFER_MAX};
+use super::data::{LIST_LEN, ListPages, Pointer, TRANSFER_MAX};
 use super::ring::SubmissionRing;
 use super::slots::Slots;
 use super::{IoCommand, SubmitError, Tap};
 use crate::spec::{
-    Cdw0, DSM_RANGES_MAX, DatasetManagement, DsmAttributes, DsmRange, NvmOpcode, ReadWrite,
-    ReadWriteCdw12, Sqe, WriteZeroes, WriteZeroesCdw12,
+    Cdw0, DSM_RANGES_MAX, DataPtr, DatasetManagement, DsmAttributes, DsmRange, NvmOpcode,
+    ReadWrite, ReadWriteCdw12, Sqe, WriteZeroes, WriteZeroesCdw12,
 };
 
 /// Most logical blocks of one command.
 const BLOCKS_MAX: u32 = 1 << 16;
+
+/// Why a command was not written, in one byte, since each command has this result:
+/// [`CommandWriter::explain`] makes of it what the caller is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Refused {
+    Namespace,
+    Length,
+    Address,
+    Ranges,
+    NoSlot,
+}
 
 /// The side of a queue pair on which commands go in.
 pub(super) struct CommandWriter {
@@ -69,12 +80,8 @@ impl CommandWriter {
         self.slots.close();
     }
 
-    pub(super) fn is_halted(&self) -> bool {
-        self.halted
-    }
-
     /// Writes a command, or nothing at all.
-    pub(super) fn submit(&mut self, command: &IoCommand<'_>, tag: u64) -> Result<(), SubmitError> {
+    pub(super) fn submit(&mut self, command: &IoCommand<'_>, tag: u64) -> Result<(), Refused> {
         let (opcode, nsid, slba, blocks, data, fua) = match *command {
             IoCommand::Read {
                 nsid,
@@ -95,8 +102,50 @@ impl CommandWriter {
                 blocks,
                 ref data,
             } => (NvmOpcode::Compare, nsid, slba, blocks, data, false),
+            _ => return self.submit_without_data(command, tag),
+        };
+        let len = data.len;
+        if nsid != self.blocks.last().nsid {
+            return self.submit_elsewhere(command, nsid, tag);
+        }
+        let bytes = u64::from(self.blocks.last().bytes) * u64::from(blocks);
+        // No length is 0 less 1, which is more than any other.
+        if bytes != len as u64 || len.wrapping_sub(1) >= self.transfer_max {
+            return Err(Refused::Length);
+        }
+        // What one command can carry is never as much as 65,536 blocks.
+        const { assert!(TRANSFER_MAX / 512 <= BLOCKS_MAX as usize) };
+        let Some(iova) = data.iova() else {
+            return Err(Refused::Address);
+        };
+        let cdw12 = ReadWriteCdw12::new()
+            .with_nlb_z((blocks - 1) as u16)
+            .with_fua(fua);
+        let one = match self.sgl {
+            // `transfer_max` has seen that it is no longer than that.
+            true => Some(Pointer::sgl(iova, len as u32)),
+            false => Pointer::one_page(iova, len),
+        };
+        let entry = |pointer: Pointer| ReadWrite {
+            cdw0: Cdw0::new().with_opcode(opcode.0).with_psdt(pointer.psdt),
+            nsid: U32::new(nsid),
+            dptr: pointer.dptr,
+            slba: U64::new(slba),
+            cdw12,
+            ..ReadWrite::default()
+        };
+        match one {
+            Some(pointer) => self.send(tag, |_, _| Ok((entry(pointer).into(), 0))),
+            None => self.send_pages(tag, entry(Pointer::first_page(iova)), len),
+        }
+    }
+
+    /// Writes a command that carries no blocks.
+    #[inline(never)]
+    fn submit_without_data(&mut self, command: &IoCommand<'_>, tag: u64) -> Result<(), Refused> {
+        match *command {
             IoCommand::Flush { nsid } => {
-                return self.send(tag, |_, _| Ok((Sqe::new(NvmOpcode::Flush.0, nsid), 0)));
+                self.send(tag, |_, _| Ok((Sqe::new(NvmOpcode::Flush.0, nsid), 0)))
             }
             IoCommand::WriteZeroes {
                 nsid,
@@ -106,56 +155,40 @@ impl CommandWriter {
                 fua,
             } => {
                 let flags = WriteZeroesCdw12::new().with_deac(deallocate).with_fua(fua);
-                return self.write_zeroes(tag, nsid, slba, blocks, flags);
+                self.write_zeroes(tag, nsid, slba, blocks, flags)
             }
-            IoCommand::Deallocate { nsid, ranges } => return self.deallocate(tag, nsid, ranges),
-        };
-        let iova = self.address(nsid, blocks, data)?;
-        let cdw12 = ReadWriteCdw12::new()
-            .with_nlb_z((blocks - 1) as u16)
-            .with_fua(fua);
-        let sgl = self.sgl;
+            IoCommand::Deallocate { nsid, ranges } => self.deallocate(tag, nsid, ranges),
+            IoCommand::Read { .. } | IoCommand::Write { .. } | IoCommand::Compare { .. } => {
+                self.submit(command, tag)
+            }
+        }
+    }
+
+    /// Sends a command whose data is in more than one page, of which it names the
+    /// first.
+    #[inline(never)]
+    fn send_pages(&mut self, tag: u64, entry: ReadWrite, len: usize) -> Result<(), Refused> {
         self.send(tag, |lists, slot| {
-            let pointer = match sgl {
-                // `transfer_max` has seen that it is no longer than that.
-                true => ListPages::sgl(iova, data.len as u32),
-                false => lists.prp(slot, iova, data.len)?,
-            };
-            let command = ReadWrite {
-                cdw0: Cdw0::new().with_opcode(opcode.0).with_psdt(pointer.psdt),
-                nsid: U32::new(nsid),
-                dptr: pointer.dptr,
-                slba: U64::new(slba),
-                cdw12,
-                ..ReadWrite::default()
-            };
-            Ok((command.into(), pointer.list_len))
+            let iova = entry.dptr.prp1();
+            let (prp2, list_len) = lists.further_pages(slot, iova, len)?;
+            let dptr = DataPtr::from_prp(iova, prp2);
+            Ok((ReadWrite { dptr, ..entry }.into(), list_len))
         })
     }
 
-    /// Where a command's data is, which is as long as its blocks.
-    #[inline]
-    fn address(
+    /// Submits a command to another namespace than the last one.
+    #[cold]
+    #[inline(never)]
+    fn submit_elsewhere(
         &mut self,
+        command: &IoCommand<'_>,
         nsid: u32,
-        blocks: u32,
-        data: &DataPointer<'_>,
-    ) -> Result<u64, SubmitError> {
-        let bytes = self.blocks.get(nsid);
-        let len = data.len;
-        // What one command can carry is never as much as 65,536 blocks.
-        const { assert!(TRANSFER_MAX / 512 <= BLOCKS_MAX as usize) };
-        if u64::from(blocks) * u64::from(bytes) != len as u64 || len == 0 {
-            return Err(match bytes {
-                0 => SubmitError::UnknownNamespace(nsid),
-                _ => SubmitError::WrongLength { blocks, len },
-            });
+        tag: u64,
+    ) -> Result<(), Refused> {
+        match self.blocks.turn_to(nsid) {
+            true => self.submit(command, tag),
+            false => Err(Refused::Namespace),
         }
-        if len > self.transfer_max {
-            let max = self.transfer_max;
-            return Err(SubmitError::TooLong { len, max });
-        }
-        data.iova()
     }
 
     fn write_zeroes(
@@ -165,9 +198,9 @@ impl CommandWriter {
         slba: u64,
         blocks: u32,
         flags: WriteZeroesCdw12,
-    ) -> Result<(), SubmitError> {
+    ) -> Result<(), Refused> {
         if !(1..=BLOCKS_MAX).contains(&blocks) {
-            return Err(SubmitError::WrongLength { blocks, len: 0 });
+            return Err(Refused::Length);
         }
         let zeroes = WriteZeroes {
             slba: U64::new(slba),
@@ -177,13 +210,13 @@ impl CommandWriter {
         self.send(tag, |_, _| Ok((zeroes.into(), 0)))
     }
 
-    fn deallocate(&mut self, tag: u64, nsid: u32, ranges: &[DsmRange]) -> Result<(), SubmitError> {
+    fn deallocate(&mut self, tag: u64, nsid: u32, ranges: &[DsmRange]) -> Result<(), Refused> {
         if !(1..=DSM_RANGES_MAX).contains(&ranges.len()) {
-            return Err(SubmitError::WrongRangeCount(ranges.len()));
+            return Err(Refused::Ranges);
         }
         self.send(tag, |lists, slot| {
             let dsm = DatasetManagement {
-                dptr: lists.ranges(slot, ranges)?.dptr,
+                dptr: lists.ranges(slot, ranges)?,
                 nr_z: (ranges.len() - 1) as u8,
                 attributes: DsmAttributes::new().with_deallocate(true),
                 ..Sqe::new(NvmOpcode::DatasetManagement.0, nsid).into()
@@ -199,13 +232,13 @@ impl CommandWriter {
         &mut self,
         tag: u64,
         make: impl FnOnce(&ListPages, u16) -> Result<(Sqe, usize), OutOfRange>,
-    ) -> Result<(), SubmitError> {
+    ) -> Result<(), Refused> {
         let Some((slot, cid)) = self.slots.take(tag) else {
-            return Err(self.no_slot());
+            return Err(Refused::NoSlot);
         };
         let (mut sqe, list_len) = match make(&self.lists, slot) {
             Ok(made) => made,
-            Err(error) => return Err(self.take_back(cid, error)),
+            Err(_) => return Err(self.take_back(cid)),
         };
         sqe.cdw0.set_cid(cid);
         let at = self.sq.push(&sqe);
@@ -215,22 +248,58 @@ impl CommandWriter {
         Ok(())
     }
 
+    /// A slot without a page, which there is not, is as good as none.
     #[cold]
-    fn no_slot(&self) -> SubmitError {
-        match self.halted {
-            true => SubmitError::Halted,
-            false => SubmitError::QueueFull,
-        }
+    #[inline(never)]
+    fn take_back(&mut self, cid: u16) -> Refused {
+        self.slots.complete(cid);
+        Refused::NoSlot
     }
 
+    /// Why a command was refused.
     #[cold]
-    fn take_back(&mut self, cid: u16, error: OutOfRange) -> SubmitError {
-        self.slots.complete(cid);
-        error.into()
+    #[inline(never)]
+    pub(super) fn explain(&self, refused: Refused, command: &IoCommand<'_>) -> SubmitError {
+        let (nsid, blocks, data) = match *command {
+            IoCommand::Read {
+                nsid, blocks, data, ..
+            }
+            | IoCommand::Write {
+                nsid, blocks, data, ..
+            }
+            | IoCommand::Compare {
+                nsid, blocks, data, ..
+            } => (nsid, blocks, Some(data)),
+            IoCommand::WriteZeroes { nsid, blocks, .. } => (nsid, blocks, None),
+            IoCommand::Flush { nsid } | IoCommand::Deallocate { nsid, .. } => (nsid, 0, None),
+        };
+        let ranges = match command {
+            IoCommand::Deallocate { ranges, .. } => ranges.len(),
+            _ => 0,
+        };
+        let len = data.map_or(0, |data| data.len);
+        let max = self.transfer_max;
+        let bytes = u64::from(blocks) * u64::from(self.blocks.last().bytes);
+        match (refused, data) {
+            (Refused::Namespace, _) => SubmitError::UnknownNamespace(nsid),
+            // No namespace was turned to yet, and this is how none is called.
+            (Refused::Length, Some(_)) if self.blocks.last().bytes == 0 => {
+                SubmitError::UnknownNamespace(nsid)
+            }
+            (Refused::Length, _) if len > max && bytes == len as u64 => {
+                SubmitError::TooLong { len, max }
+            }
+            (Refused::Address, Some(data)) => data.refusal(),
+            (Refused::Length | Refused::Address, _) => SubmitError::WrongLength { blocks, len },
+            (Refused::Ranges, _) => SubmitError::WrongRangeCount(ranges),
+            (Refused::NoSlot, _) if self.halted => SubmitError::Halted,
+            (Refused::NoSlot, _) => SubmitError::QueueFull,
+        }
     }
 
     /// Has the tap see a command and its list.
     #[cold]
+    #[inline(never)]
     fn show(&mut self, slot: u16, at: u16, list_len: usize) {
         let mut list = [0; LIST_LEN];
         let list = &mut list[..list_len.min(LIST_LEN)];
