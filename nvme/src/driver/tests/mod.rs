@@ -12,6 +12,7 @@ mod queue;
 mod random;
 mod rescan;
 mod restart;
+mod splitting;
 
 use sidelane_p2p::provider::{MemoryProvider, Provider};
 use sidelane_p2p::{DmaSpace, PciAddress, Region};
