@@ -9,7 +9,7 @@
 //! to their end), `outbox` (what waits for room in a send queue), `ways` and
 //! `revocation` (which memory payload goes by, and memory that is taken away),
 //! `replacement` (adapters that go and come back), `away` (SSDs that do),
-//! `abort` (commands that the host takes back), `buffers` (which memory a buffer comes from), `admission` (who gets the next), `messages` (memory for commands and responses), `receives` (which of it an
+//! `abort` (commands that the host takes back), `stopping` (what is waited for at the end), `buffers` (which memory a buffer comes from), `admission` (who gets the next), `messages` (memory for commands and responses), `receives` (which of it an
 //! adapter holds), `mailbox` (to and from the control plane), `counting` (what it is told of adapters and queue pairs).
 
 mod abort;
@@ -31,6 +31,7 @@ mod request;
 mod revocation;
 mod sleep;
 mod spec;
+mod stopping;
 mod transfer;
 mod ways;
 
@@ -101,13 +102,6 @@ const SPIN: Duration = Duration::from_micros(20);
 /// How long the reactor sleeps at most: what it does then costs nothing worth
 /// naming, and a lost wake-up does not last for ever.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
-
-/// How long a stopping reactor waits for commands that SSDs have, before those
-/// are made to give them back.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long a stopping reactor waits for SSDs and adapters.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// An adapter and what is registered with it.
 struct Port {
@@ -415,41 +409,6 @@ impl Reactor {
         any
     }
 
-    /// Whether nothing is in flight any more, or it was waited for long enough. An
-    /// SSD that keeps commands is stopped by its keeper before that.
-    fn has_stopped(&mut self, since: Instant, now: Instant) -> bool {
-        let outstanding = self.outstanding();
-        let waited = now.saturating_duration_since(since);
-        if outstanding > 0 && waited > STOP_PATIENCE && !std::mem::replace(&mut self.gave_up, true)
-        {
-            for queued in &mut self.namespaces {
-                if let Some(backend) = &mut queued.namespace.backend
-                    && backend.outstanding() > 0
-                {
-                    backend.give_up();
-                }
-            }
-        }
-        let late = waited > STOP_LIMIT;
-        if late {
-            tracing::error!(
-                outstanding,
-                "an SSD or an adapter did not give its work back in time"
-            );
-        }
-        let idle = self.connections.is_empty() && self.openings.is_empty();
-        late || (outstanding == 0 && idle)
-    }
-
-    /// Commands that a backend still has: their buffers must stay.
-    fn outstanding(&self) -> usize {
-        self.namespaces
-            .iter()
-            .filter_map(|queued| queued.namespace.backend.as_ref())
-            .map(|backend| backend.outstanding())
-            .sum()
-    }
-
     /// Asks adapters to tell when receive buffers run low, once they are there.
     fn watch_receives(&mut self) {
         for port in &mut self.ports {
@@ -477,16 +436,6 @@ impl Reactor {
             let stats = waited.pool.as_ref().map(Pool::stats).unwrap_or_default();
             counters.in_use.set(stats.in_use as u64);
             counters.peak.set(stats.peak as u64);
-        }
-    }
-
-    /// Nothing is in flight any more: memory is deregistered before it goes.
-    fn teardown(&mut self) {
-        for port in &mut self.ports {
-            let pools = port.pool_memory.iter().flatten();
-            for memory in pools.chain([&port.messages_memory]) {
-                port.nic.deregister(memory);
-            }
         }
     }
 
