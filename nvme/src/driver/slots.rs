@@ -8,30 +8,17 @@ struct Slot {
     tag: u64,
     /// When it was taken, in milliseconds; wraps after 49 days.
     since_ms: u32,
-    state: State,
+    /// The identifier of the command, or of the last one.
+    cid: u16,
+    /// The next free slot, [`LAST`], or [`BUSY`].
+    next: u16,
 }
 
-/// The identifier of the slot's command, or of its last one, and above it the next
-/// free slot, [`LAST`], or [`BUSY`]: one word, so that one comparison tells whether
-/// a completion is of this command.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct State(u32);
-
-impl State {
-    #[inline]
-    const fn new(cid: u16, next: u16) -> Self {
-        Self(cid as u32 | (next as u32) << 16)
-    }
-
-    #[inline]
-    const fn cid(self) -> u16 {
-        self.0 as u16
-    }
-
-    #[inline]
-    const fn next(self) -> u16 {
-        (self.0 >> 16) as u16
-    }
+/// Both halves of what tells whether a completion is of a slot's command, so that
+/// it is told by one comparison.
+#[inline]
+fn pair(cid: u16, next: u16) -> u32 {
+    u32::from(cid) | u32::from(next) << 16
 }
 
 /// Not an index: no slot is free after this one.
@@ -70,14 +57,12 @@ impl Slots {
         let idle = |index| Slot {
             tag: 0,
             since_ms: 0,
-            state: State::new(
-                index,
-                if index + 1 < capacity {
-                    index + 1
-                } else {
-                    LAST
-                },
-            ),
+            cid: index,
+            next: if index + 1 < capacity {
+                index + 1
+            } else {
+                LAST
+            },
         };
         // An index of all ones stays unused, so no identifier is FFFFh, which in
         // the error log stands for no command.
@@ -115,13 +100,14 @@ impl Slots {
     pub(super) fn take(&mut self, tag: u64) -> Option<(u16, u16)> {
         let index = self.free;
         let slot = self.slots.get_mut(usize::from(index))?;
-        let cid = slot.state.cid().wrapping_add(self.generation);
-        self.free = slot.state.next();
+        let cid = slot.cid.wrapping_add(self.generation);
+        self.free = slot.next;
         self.outstanding += 1;
         *slot = Slot {
             tag,
             since_ms: self.now_ms as u32,
-            state: State::new(cid, BUSY),
+            cid,
+            next: BUSY,
         };
         Some((index, cid))
     }
@@ -133,10 +119,10 @@ impl Slots {
     pub(super) fn complete(&mut self, cid: u16) -> Option<u64> {
         let index = cid & self.index_mask;
         let slot = self.slots.get_mut(usize::from(index))?;
-        if slot.state != State::new(cid, BUSY) {
+        if pair(slot.cid, slot.next) != pair(cid, BUSY) {
             return None;
         }
-        slot.state = State::new(cid, self.free);
+        slot.next = self.free;
         self.free = index;
         self.outstanding -= 1;
         Some(slot.tag)
@@ -149,7 +135,7 @@ impl Slots {
             _ => self.slots.len(),
         };
         let slots = self.slots.iter().take(looked_through);
-        slots.filter(|slot| slot.state.next() == BUSY)
+        slots.filter(|slot| slot.next == BUSY)
     }
 
     /// Commands that have been outstanding for more than `older_than_ms`.
@@ -157,7 +143,7 @@ impl Slots {
         let now_ms = self.now_ms as u32;
         let overdue = move |slot: &Slot| Overdue {
             tag: slot.tag,
-            cid: slot.state.cid(),
+            cid: slot.cid,
             age_ms: now_ms.wrapping_sub(slot.since_ms).into(),
         };
         let commands = self.busy().map(overdue);
@@ -167,7 +153,7 @@ impl Slots {
     /// Identifiers of the outstanding commands with this tag.
     pub(super) fn cids_of(&self, tag: u64) -> impl Iterator<Item = u16> {
         let with_tag = self.busy().filter(move |slot| slot.tag == tag);
-        with_tag.map(|slot| slot.state.cid())
+        with_tag.map(|slot| slot.cid)
     }
 }
 
