@@ -4,8 +4,10 @@
 //! Valgrind collects only inside functions whose name begins with `collected`
 //! (of the whole path: inside the reactor's rounds). Each probe runs with two
 //! numbers of commands; the difference is what the additional commands cost. Of
-//! the driver, that is all of submitting, ringing and polling, with the caller's
-//! loop; commands are made up before. The model works outside of it, since its
+//! the driver, that is all of submitting, ringing and polling; commands are made up
+//! before. The loop that hands them over one by one is the caller's: the same with
+//! a callee in which nothing is collected is measured by itself, shown, and taken
+//! off. The model works outside of it, since its
 //! doorbells are latched and handed to it afterwards.
 //!
 //! Among the instructions, those with a bus lock are counted apart: without one,
@@ -21,7 +23,9 @@ use anyhow::{Context, bail, ensure};
 use sidelane::initiator::Host;
 use sidelane::session::{Completion, QueueSession, Step};
 use sidelane_nvme::Backing;
-use sidelane_nvme::driver::{Controller, DataPointer, IoCommand, IoQueuePair, Options, QueueStats};
+use sidelane_nvme::driver::{
+    Controller, DataPointer, IoCommand, IoQueuePair, Options, QueueStats, SubmitError,
+};
 use sidelane_nvme::model::{ModelBacking, ModelBus, ModelController, ModelOptions};
 use sidelane_nvme::spec::{NvmOpcode, ReadWrite, ReadWriteCdw12, Sqe, offset};
 use sidelane_p2p::DmaSpace;
@@ -67,6 +71,14 @@ pub fn measure(figures: &mut Figures) -> anyhow::Result<()> {
         ("reactor, whole path: 4 KiB, null backend", "path", 32, None),
     ];
     let locked = locked_instructions();
+    let callers = [1, 8, 32].map(|batch| (batch, callers_loop(batch)));
+    for (batch, loop_of) in &callers {
+        let name = format!("driver: the caller's loop, batch {batch}: instructions");
+        match loop_of {
+            Ok(value) => figures.add(name, *value, ""),
+            Err(error) => figures.missing(name, format!("{error:#}")),
+        }
+    }
     for (what, probe, batch, goal) in probes {
         let counted = |commands| count(probe, batch, commands, locked.as_ref().ok());
         let (short, long) = match (counted(COMMANDS), counted(2 * COMMANDS)) {
@@ -77,8 +89,16 @@ pub fn measure(figures: &mut Figures) -> anyhow::Result<()> {
             }
         };
         let per_command = |long: u64, short: u64| (long as f64 - short as f64) / COMMANDS as f64;
-        let value = per_command(long.all, short.all);
-        let name = format!("{what}: instructions");
+        let whole = per_command(long.all, short.all);
+        let callers = callers.iter().filter(|_| probe.starts_with("driver"));
+        let mut callers = callers.filter(|(of, _)| *of == batch);
+        let (name, value) = match callers.next() {
+            Some((_, Ok(callers))) => (
+                format!("{what}: instructions, less the caller's loop"),
+                whole - callers,
+            ),
+            _ => (format!("{what}: instructions"), whole),
+        };
         match goal {
             Some(goal) => figures.add_with_goal(name, value, "", goal),
             None => figures.add(name, value, ""),
@@ -106,6 +126,13 @@ pub fn measure(figures: &mut Figures) -> anyhow::Result<()> {
         figures.add(what, more as f64 / (COMMANDS * packets) as f64, "");
     }
     Ok(())
+}
+
+/// Instructions per command of the loop around submitting.
+fn callers_loop(batch: u64) -> anyhow::Result<f64> {
+    let instructions = |commands| count("driver-caller", batch, commands, None);
+    let more = instructions(2 * COMMANDS)?.all - instructions(COMMANDS)?.all;
+    Ok(more as f64 / COMMANDS as f64)
 }
 
 /// Doorbells that the driver rings, by its own count.
@@ -261,6 +288,27 @@ fn collected_submit(queue: &mut Queue, commands: &[IoCommand<'_>]) -> bool {
     taken
 }
 
+/// The loop of [`collected_submit`], round what costs nothing.
+#[inline(never)]
+fn collected_loop(queue: &mut Queue, commands: &[IoCommand<'_>]) -> bool {
+    let mut taken = true;
+    for (tag, command) in commands.iter().enumerate() {
+        taken &= uncollected_submit(queue, *command, tag as u64).is_ok();
+    }
+    taken
+}
+
+/// By its name, valgrind stops collecting where this begins, till where it ends.
+#[inline(never)]
+fn uncollected_submit(
+    queue: &mut Queue,
+    command: IoCommand<'_>,
+    tag: u64,
+) -> Result<(), SubmitError> {
+    black_box((queue, command, tag));
+    black_box(Ok(()))
+}
+
 #[inline(never)]
 fn collected_poll(queue: &mut Queue) -> u64 {
     let mut good = 0;
@@ -317,6 +365,10 @@ fn driver(probe: &str, batch: u64, commands: u64) -> anyhow::Result<QueueStats> 
     };
     for first in (0..commands).step_by(batch as usize) {
         let batch_of: Vec<_> = (first..first + batch).map(command).collect();
+        if probe == "driver-caller" {
+            ensure!(collected_loop(&mut queue, &batch_of), "not taken");
+            continue;
+        }
         ensure!(collected_submit(&mut queue, &batch_of), "not taken");
         ring(0);
         ensure!(collected_poll(&mut queue) == batch, "not all have ended");
