@@ -8,6 +8,7 @@
 run_dir=
 qemu_pid=
 clock=
+boot_clock=
 readers=()
 
 # new_run_dir: sets `run_dir`. It holds a lock for as long as the run or its QEMU lives; a folder without an owner was
@@ -40,7 +41,7 @@ new_run_dir() {
 end_run() {
     local pid
     set +e
-    for pid in $qemu_pid $clock "${readers[@]}"; do
+    for pid in $qemu_pid $clock $boot_clock "${readers[@]}"; do
         kill -KILL "$pid" 2>/dev/null
         wait "$pid" 2>/dev/null
     done
