@@ -13,7 +13,7 @@ use sidelane_transport::nic::{
 use sidelane_transport::nvmf::{self, HostData};
 
 use super::Reactor;
-use super::connections::GONE;
+use super::connections::{Connection, GONE};
 use super::request::{Purpose, State};
 use crate::backend::Blocks;
 use crate::session::{Completion, IoOp, IoRequest, Step, dsm_ranges};
@@ -142,13 +142,26 @@ impl Reactor {
     }
 
     /// The flush rule: what this round's completions placed in peer memory is
-    /// made visible to other devices, once for all of it, before any SSD hears
-    /// of it.
+    /// made visible to other devices, once for all of it that is in one memory,
+    /// before any SSD hears of it. To read one device back says nothing of what is
+    /// on its way to another.
     pub(super) fn flush_placed(&mut self, port: usize, now: Instant) {
-        let Some(last) = self.placed[port].last().copied() else {
-            return;
-        };
-        let count = self.placed[port].len();
+        while let Some(last) = self.placed[port].last().copied() {
+            if !self.flush_pool(port, last, now) {
+                // Those on their way will end, and then it is this batch's turn.
+                return;
+            }
+        }
+    }
+
+    /// Flushes what was placed in the same memory as the data of `last`; `false`
+    /// when too many flushes are under way.
+    fn flush_pool(&mut self, port: usize, last: usize, now: Instant) -> bool {
+        let pool = self.requests[last].pool;
+        let mut count = 0;
+        for &slot in &self.placed[port] {
+            count += u64::from(self.requests[slot].pool == pool);
+        }
         let sge = self.transfers(last).last().map(|(sge, _)| *sge);
         let outcome = sge.map(|sge| {
             let tail = Sge {
@@ -156,32 +169,39 @@ impl Reactor {
                 len: 1,
                 ..sge
             };
-            self.ports[port].nic.post_flush(tail, count as u64)
+            self.ports[port].nic.post_flush(tail, count)
         });
         if matches!(outcome, Some(Err(NicError::Full))) {
-            // Those on their way will end, and then it is this batch's turn.
-            return;
+            return false;
         }
         self.counters.flush_batches.add(1);
-        self.counters.flushed_commands.add(count as u64);
+        self.counters.flushed_commands.add(count);
         let mut placed = std::mem::take(&mut self.placed[port]);
-        for &slot in &placed {
+        let mut kept = 0;
+        for at in 0..placed.len() {
+            let slot = placed[at];
+            if self.requests[slot].pool != pool {
+                placed[kept] = slot;
+                kept += 1;
+                continue;
+            }
             self.enter(slot, State::Flushing);
-        }
-        match outcome {
-            Some(Ok(Flush::Done)) => {
-                for slot in placed.drain(..) {
-                    self.fetched(slot, now);
-                }
-            }
-            Some(Ok(Flush::Pending)) => self.flushing[port].extend(placed.drain(..)),
-            Some(Err(_)) | None => {
-                for slot in placed.drain(..) {
-                    self.respond(slot, Completion::of(Status::DATA_TRANSFER_ERROR), now);
-                }
+            match outcome {
+                Some(Ok(Flush::Done)) => self.fetched(slot, now),
+                Some(Ok(Flush::Pending)) => self.flushing[port].push_back(slot),
+                Some(Err(_)) | None => self.not_visible(slot, now),
             }
         }
+        placed.truncate(kept);
         self.placed[port] = placed;
+        true
+    }
+
+    /// Nobody knows whether an SSD would see the data of a request.
+    fn not_visible(&mut self, slot: usize, now: Instant) {
+        if !self.is_closing(self.requests[slot].conn) {
+            self.respond(slot, Completion::of(Status::DATA_TRANSFER_ERROR), now);
+        }
     }
 
     /// The adapter says that the oldest batch of `count` placements is visible.
@@ -196,7 +216,7 @@ impl Reactor {
             if wc.status == WcStatus::Success {
                 self.fetched(slot, now);
             } else {
-                self.respond(slot, Completion::of(Status::DATA_TRANSFER_ERROR), now);
+                self.not_visible(slot, now);
             }
         }
     }
@@ -205,7 +225,8 @@ impl Reactor {
     pub(super) fn fetched(&mut self, slot: usize, now: Instant) {
         let request = &self.requests[slot];
         let connection = self.connections.get(request.conn);
-        if connection.is_none_or(|connection| connection.closing.is_some()) {
+        let ends = |it: &mut Connection| it.closing.is_some() || it.session.is_over();
+        if connection.is_none_or(ends) {
             // Too late for it to be executed; its buffer stays until the queue
             // pair is gone.
             return;

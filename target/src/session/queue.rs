@@ -252,6 +252,12 @@ impl QueueSession {
         }
     }
 
+    /// Whether its association or its controller's life is over, so that nothing
+    /// of it may be carried out any more. Its connection ends soon.
+    pub fn is_over(&self) -> bool {
+        self.over().is_some()
+    }
+
     fn over(&self) -> Option<CloseReason> {
         match &self.state {
             State::Closed => Some(CloseReason::Closed),
