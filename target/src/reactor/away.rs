@@ -127,23 +127,26 @@ impl Reactor {
     }
 
     /// Whether nobody waits for the answers of a connection any more.
-    fn is_closing(&mut self, index: usize) -> bool {
+    pub(super) fn is_closing(&mut self, index: usize) -> bool {
         let connection = self.connections.get(index);
         connection.is_none_or(|connection| connection.closing.is_some())
     }
 
-    /// Whether a command that has ended has to be given another way: the memory
-    /// that its data is in was taken away meanwhile, so a good status says
-    /// nothing of the data, and a bad one nothing of the command.
-    pub(super) fn lost_its_data(&mut self, slot: usize) -> bool {
+    /// Whether the memory that a command's data is in was taken away meanwhile:
+    /// a good status says nothing of the data then, and a bad one nothing of the
+    /// command.
+    pub(super) fn lost_its_data(&self, slot: usize) -> bool {
+        let buffer = self.requests[slot].buffer.as_ref();
+        buffer.is_some_and(|buffer| {
+            buffer.region().revocation().is_revoked() || self.memory(slot).is_none()
+        })
+    }
+
+    /// Whether a command may be started from the beginning.
+    pub(super) fn may_start_again(&mut self, slot: usize) -> bool {
         let request = &self.requests[slot];
-        let (Some(buffer), Some(io)) = (&request.buffer, &request.io) else {
-            return false;
-        };
-        if !buffer.region().revocation().is_revoked() && self.memory(slot).is_some() {
-            return false;
-        }
-        let queued = self.namespaces.get(io.backend);
+        let backend = request.io.as_ref().map(|io| io.backend);
+        let queued = backend.and_then(|at| self.namespaces.get(at));
         let failed = queued.is_none_or(|queued| queued.away == Away::Failed);
         !failed && request.attempts < MAX_ATTEMPTS && !self.is_closing(request.conn)
     }

@@ -41,8 +41,10 @@ impl Reactor {
             };
             let most = backend.max_transfer_bytes() / namespace.block_bytes as usize;
             let left = io.blocks - request.blocks_queued;
-            let moves_data = matches!(io.op, IoOp::Read | IoOp::Write);
-            let count = if moves_data {
+            // SSDs zero no more at a time than they move, or say so in a log that
+            // few have.
+            let splits = !matches!(io.op, IoOp::Flush | IoOp::Deallocate { .. });
+            let count = if splits {
                 left.min(u32::try_from(most).unwrap_or(u32::MAX)).max(1)
             } else {
                 left
@@ -95,7 +97,7 @@ impl Reactor {
                     let request = &mut self.requests[slot];
                     request.parts += 1;
                     request.blocks_queued += count;
-                    if request.blocks_queued >= all || !moves_data {
+                    if request.blocks_queued >= all || !splits {
                         request.blocks_queued = all;
                         self.enter(slot, State::Executing);
                         return true;
@@ -178,8 +180,14 @@ impl Reactor {
     /// All parts of a request have ended.
     pub(super) fn ended(&mut self, slot: usize, now: Instant) {
         if self.lost_its_data(slot) {
-            self.start_again(slot, now);
-            return;
+            if self.may_start_again(slot) {
+                self.start_again(slot, now);
+                return;
+            }
+            let request = &mut self.requests[slot];
+            if request.status.is_success() {
+                request.status = Status::INTERNAL_PATH_ERROR;
+            }
         }
         if self.is_aborted_for_nobody(slot) {
             self.execute_again(slot, now);
