@@ -64,7 +64,11 @@ impl Reactor {
         }
         let name = self.ports[port].nic.caps().name.clone();
         match self.ports[port].nic.register(region, POOL_ACCESS) {
-            Ok(memory) => self.ports[port].pool_memory[pool] = Some(memory),
+            Ok(memory) => {
+                if let Some(old) = self.ports[port].pool_memory[pool].replace(memory) {
+                    self.ports[port].nic.deregister(&old);
+                }
+            }
             Err(error) => {
                 tracing::error!(region = region.name(), nic = name, %error, "memory is back, but the adapter does not take it");
                 return;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sidelane_config::{Backend as Storage, Config};
+use sidelane_nvme::Backing;
 use sidelane_nvme::driver::Controller;
 use sidelane_p2p::PciAddress;
 
 use super::configured;
 use super::journal::Journal;
-use super::keeper::{Desk, Identity, Keeper, Kept, Member, Ssd};
+use super::keeper::{Desk, Identity, Keeper, Kept, Member, Name, Ssd};
 use super::offer::HealthOf;
 use super::ssds::{self, Ssds};
 use crate::devices::Devices;
@@ -63,7 +64,7 @@ impl<D: Devices> Makers<'_, D> {
             address,
             identity: Identity::of(&controller),
             options: ssds::options(queues),
-            members: self.members(address)?,
+            members: self.members(&controller)?,
             controller: Some(controller),
             memory,
             reactors: self.reactors.iter().map(|it| it.mailbox.clone()).collect(),
@@ -78,14 +79,14 @@ impl<D: Devices> Makers<'_, D> {
     }
 
     /// The namespaces on an SSD.
-    fn members(&self, ssd: PciAddress) -> anyhow::Result<Vec<Member>> {
+    fn members<B: Backing>(&self, ssd: &Controller<B>) -> anyhow::Result<Vec<Member>> {
         let subsystems = self.offered.subsystems();
         let mut members = Vec::new();
         for (number, (configured, namespace)) in configured(self.config).enumerate() {
             let Storage::Nvme { device, nsid } = &namespace.backend else {
                 continue;
             };
-            if ssds::address(device)? != ssd {
+            if ssds::address(device)? != ssd.address() {
                 continue;
             }
             let mut subsystems = subsystems.iter();
@@ -103,6 +104,7 @@ impl<D: Devices> Makers<'_, D> {
                 subsystem: Arc::clone(subsystem),
                 shown,
                 present: true,
+                name: Name::find(ssd, *nsid),
             });
         }
         Ok(members)

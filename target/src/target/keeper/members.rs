@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sidelane_nvme::Backing;
-use sidelane_nvme::driver::Controller;
+use sidelane_nvme::driver::{Controller, Namespace};
 
 use crate::subsystem::{NamespaceInfo, Subsystem};
 
@@ -19,6 +19,33 @@ pub(in crate::target) struct Member {
     pub(in crate::target) shown: NamespaceInfo,
     /// Whether hosts see it.
     pub(in crate::target) present: bool,
+    /// What the SSD calls it: another namespace in its place is not taken.
+    pub(in crate::target) name: Name,
+}
+
+/// The identifiers that an SSD gives to a namespace, as far as it gives any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::target) struct Name {
+    eui64: Option<[u8; 8]>,
+    nguid: Option<[u8; 16]>,
+    uuid: Option<[u8; 16]>,
+}
+
+impl Name {
+    fn of(namespace: &Namespace) -> Self {
+        Self {
+            eui64: namespace.eui64,
+            nguid: namespace.nguid,
+            uuid: namespace.uuid,
+        }
+    }
+
+    /// Of a namespace of an SSD; empty when it has no such namespace.
+    pub(in crate::target) fn find<B: Backing>(controller: &Controller<B>, nsid: u32) -> Self {
+        let namespaces = controller.namespaces();
+        let found = namespaces.iter().find(|found| found.nsid == nsid);
+        found.map(Self::of).unwrap_or_default()
+    }
 }
 
 /// What has become of a namespace.
@@ -39,6 +66,10 @@ impl Member {
         let Some(found) = namespaces.iter().find(|found| found.nsid == self.nsid) else {
             return Change::Gone;
         };
+        if Name::of(found) != self.name {
+            tracing::error!(ssd = %controller.address(), nsid = self.nsid, "another namespace is in the place of the one that was offered; start the target again to offer it");
+            return Change::Gone;
+        }
         let same_blocks = found.block_bytes == self.shown.block_bytes;
         self.shown.blocks = found.blocks;
         self.shown.block_bytes = found.block_bytes;

@@ -29,7 +29,7 @@ use crate::backend::{Trouble, Watch};
 use crate::devices::Devices;
 use crate::stats::SsdCounters;
 
-pub(super) use self::members::Member;
+pub(super) use self::members::{Member, Name};
 pub(super) use self::memory::{Kept, tell_revoked};
 pub(super) use self::notices::Notices;
 pub(super) use self::ssd::{Identity, Ssd};

@@ -195,8 +195,14 @@ impl<D: Devices> Ssd<D> {
         for health in &self.healths {
             health.forget(self.address);
         }
-        // Descriptors are closed with the last buffer on it.
-        self.controller = None;
+        // Descriptors are closed with the last buffer on it. The controller is cut
+        // off now, and not by whoever is the last to let go of it: that one might
+        // meet the one that is back.
+        if let Some(controller) = self.controller.take()
+            && let Err(error) = controller.shutdown()
+        {
+            tracing::debug!(ssd = %self.address, %error, "it was not closed in order");
+        }
     }
 
     /// Stops it at the end of the target: what it had ends without it.
@@ -232,6 +238,9 @@ impl<D: Devices> Ssd<D> {
             Err(error) => {
                 if let Some(controller) = self.controller.take() {
                     let _ = controller.halt();
+                    for kept in &self.memory {
+                        kept.revoke(&format!("SSD {} is not back after all", self.address));
+                    }
                     self.detach(self.all(), Away::Failed);
                     for member in &mut self.members {
                         member.hide();
