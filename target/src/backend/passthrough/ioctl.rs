@@ -9,7 +9,7 @@ use std::ffi::c_void;
 use std::fs::File;
 
 use rustix::io;
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Updater, ioctl, opcode};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use sidelane_nvme::spec::{AdminOpcode, Cns};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -60,6 +60,32 @@ unsafe impl Ioctl for Id {
     }
 }
 
+/// `NVME_IOCTL_ADMIN_CMD`: what the call returns is the status of the command.
+struct Admin<'a>(&'a mut AdminCommand);
+
+// SAFETY: the request takes the structure that it is given, and fills in its
+// last field.
+unsafe impl Ioctl for Admin<'_> {
+    type Output = ();
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        ADMIN
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(output: IoctlOutput, _: *mut c_void) -> io::Result<()> {
+        match output {
+            0 => Ok(()),
+            _ => Err(io::Errno::IO),
+        }
+    }
+}
+
 /// The namespace identifier of the device.
 pub(super) fn nsid(device: &File) -> io::Result<u32> {
     // SAFETY: a descriptor that is no such device answers ENOTTY.
@@ -88,6 +114,6 @@ pub(super) fn identify<T: FromZeros + IntoBytes>(
     // SAFETY: the request takes this structure; the data it names is ours alone,
     // may have any content, and is as long as the structure says. The call does
     // not return before the command has ended.
-    unsafe { ioctl(device, Updater::<ADMIN, _>::new(&mut command)) }?;
+    unsafe { ioctl(device, Admin(&mut command)) }?;
     Ok(data)
 }

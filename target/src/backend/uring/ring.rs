@@ -186,6 +186,8 @@ pub(super) struct Ring {
     running: usize,
     /// Entries are in the queue that the kernel has not taken yet.
     unsubmitted: bool,
+    /// The kernel has refused calls since it last took some.
+    refused: bool,
 }
 
 impl Ring {
@@ -206,6 +208,7 @@ impl Ring {
             kept: (0..depth).map(|_| Kept::default()).collect(),
             running: 0,
             unsubmitted: false,
+            refused: false,
         })
     }
 
@@ -280,11 +283,17 @@ impl Ring {
                 return;
             }
             match self.ring.submit() {
-                Ok(_) => self.unsubmitted = !self.ring.submission().is_empty(),
+                Ok(_) => {
+                    self.unsubmitted = !self.ring.submission().is_empty();
+                    self.refused = false;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // It is short of memory: to be tried again soon.
                 Err(error) => {
-                    tracing::warn!(%error, "the kernel takes no calls at the moment");
+                    // Once, and not in each round.
+                    if !std::mem::replace(&mut self.refused, true) {
+                        tracing::warn!(%error, "the kernel takes no calls at the moment");
+                    }
                     return;
                 }
             }
