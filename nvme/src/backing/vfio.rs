@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sidelane_p2p::provider::BarOwner;
 use sidelane_p2p::vfio::{BarInfo, Device};
@@ -19,11 +19,14 @@ pub struct VfioBacking {
     device: Arc<Device>,
     space: Arc<dyn DmaSpace>,
     registers: MemView,
+    /// Once is enough: by the next time the function may be opened anew.
+    quiesced: AtomicBool,
 }
 
 impl VfioBacking {
-    /// Resets the function, maps its registers and lets it do DMA. `space` is
-    /// the container that the device was opened in.
+    /// Resets the function and maps its registers. It does no DMA before
+    /// [`set_dma`](Backing::set_dma). `space` is the container that the device was
+    /// opened in.
     ///
     /// # Errors
     /// When the function cannot be reset or mapped, or BAR 0 is too short to be
@@ -42,11 +45,11 @@ impl VfioBacking {
                 ),
             });
         }
-        device.enable_bus_master()?;
         Ok(Self {
             device,
             space,
             registers,
+            quiesced: AtomicBool::new(false),
         })
     }
 
@@ -128,6 +131,9 @@ impl Backing for VfioBacking {
     }
 
     fn quiesce(&self) {
+        if self.quiesced.swap(true, Ordering::AcqRel) {
+            return;
+        }
         if let Err(error) = self.device.disable_bus_master() {
             tracing::warn!(%error, "a controller could not be cut off from memory");
         }

@@ -99,6 +99,12 @@ impl<B: Backing> Controller<B> {
             .ok_or_else(|| nonsense("the size unit is reserved"))?;
         // 20 bits of at most 2^36 bytes.
         let start = unit * u64::from(loc.offset_units());
+        // BAR 0 may hold it behind the doorbells; BAR 1 is the other half of BAR 0.
+        let pairs = self.max_io_queue_pairs();
+        let doorbells_end = u64::from(offset::cq_head(pairs, device.cap.dstrd())) + 4;
+        if loc.bir() == 1 || (loc.bir() == 0 && start < doorbells_end) {
+            return Err(nonsense("it lies where the registers are"));
+        }
         let bar = device.backing.bar_info(loc.bir())?;
         let rest = (bar.len as u64)
             .checked_sub(start)

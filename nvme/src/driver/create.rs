@@ -2,6 +2,7 @@
 //! PCIe Transport's admin commands).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sidelane_p2p::Region;
 
@@ -177,9 +178,23 @@ impl<B: Backing> Inner<B> {
                 self.keep(life.epoch, memory);
                 match error {
                     DriverError::Halted { .. } => Ok(()),
-                    error => Err(error),
+                    error => {
+                        self.cut_off();
+                        Err(error)
+                    }
                 }
             }
+        }
+    }
+
+    /// Ends all queue pairs of a controller that does not let go of one: whoever
+    /// gives up a queue pair gives its data to others next. A restart gets it
+    /// back.
+    fn cut_off(&self) {
+        self.epoch.fetch_or(1, Ordering::AcqRel);
+        if let Err(error) = self.device.backing.set_dma(false) {
+            // One that is gone reaches no memory either.
+            tracing::warn!(%error, "a controller that keeps a queue could not be kept from memory");
         }
     }
 

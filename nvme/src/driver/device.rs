@@ -22,7 +22,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 const GRACE: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// The longest wait for a change of CSTS.RDY, whatever the controller says that
 /// it needs: CRTO can say nine hours.
-const READY_MAX: Duration = Duration::from_secs(300);
+pub(super) const READY_MAX: Duration = Duration::from_secs(300);
 /// Shutdown, when the controller names no time of its own, and the longest wait
 /// when it does: RTD3E can say an hour.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);

@@ -247,12 +247,17 @@ impl<B: Backing> Inner<B> {
         }
         let running = self.epoch.fetch_or(1, Ordering::AcqRel) & 1 == 0;
         let limit = Duration::from_micros(self.known().identify.rtd3e_us.get().into());
-        // One that is halted is disabled already, and cannot be told to shut down.
+        // One that is halted is disabled already, or kept from memory, and cannot
+        // be told to shut down.
         let done = match running {
-            true => self.device.shut_down(limit),
+            true => {
+                let shut_down = self.device.shut_down(limit);
+                // Also one that did not shut down: the next to open its function
+                // lets it at memory again.
+                self.device.disable().and(shut_down)
+            }
             false => Ok(()),
         };
-        let done = done.and_then(|()| self.device.disable());
         self.device.backing.quiesce();
         done
     }

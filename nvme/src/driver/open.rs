@@ -35,6 +35,9 @@ pub(super) fn open<B: Backing>(backing: Arc<B>, options: Options) -> Result<Inne
     supported(&device)?;
     device.queue_pairs_in_bar()?;
     device.disable()?;
+    // Not before: it may have been left enabled, with queues in memory that is
+    // used for other things by now.
+    device.backing.set_dma(true)?;
     let cancel = Arc::new(AtomicBool::new(false));
     let mut admin = AdminQueue::new(&device, options.admin_timeout, Arc::clone(&cancel))?;
     let opened = Known::bring_up(&device, &mut admin, &options).and_then(|known| {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use sidelane_p2p::provider::Window;
 
+use super::device::READY_MAX;
 use super::{Controller, DriverError, lock};
 use crate::Backing;
 use crate::spec::{PmrCap, PmrCtl, PmrHealth, PmrMsc, PmrSts, offset};
@@ -83,6 +84,12 @@ impl<B: Backing> Controller<B> {
     fn bring_up_pmr(&self) -> Result<Window, DriverError> {
         let backing = &self.inner.device.backing;
         let cap = PmrCap::from_raw(backing.read32(offset::PMRCAP));
+        if cap.bir() < 2 {
+            return Err(self.pmr_error(format!(
+                "its persistent memory region is said to be in BAR {}, where the registers are (PMRCAP.BIR)",
+                cap.bir()
+            )));
+        }
         let enable = PmrCtl::new().with_en(true);
         backing.write32(offset::PMRCTL, enable.raw());
         self.check_health(self.await_ready(cap)?)?;
@@ -99,14 +106,15 @@ impl<B: Backing> Controller<B> {
         })
     }
 
-    /// Waits for PMRSTS.NRDY to clear, no longer than PMRCAP.PMRTO says.
+    /// Waits for PMRSTS.NRDY to clear, no longer than PMRCAP.PMRTO says, which may
+    /// be hours, and than is borne with for the controller itself.
     fn await_ready(&self, cap: PmrCap) -> Result<PmrSts, DriverError> {
         let device = &self.inner.device;
         let unit = match cap.pmrtu() {
             0 => Duration::from_millis(500),
             _ => Duration::from_secs(60),
         };
-        let limit = unit * u32::from(cap.pmrto()) + GRACE;
+        let limit = (unit * u32::from(cap.pmrto())).min(READY_MAX) + GRACE;
         let start = Instant::now();
         loop {
             let late = start.elapsed() > limit;
