@@ -186,7 +186,9 @@ impl State {
         let blocks = u64::from(command.cdw12.nlb_z()) + 1;
         let span = self.span(command.nsid.get(), command.slba.get(), blocks)?;
         let mdts = self.options.mdts;
-        if mdts != 0 && span.len > 4096 << mdts {
+        // More than 64 bits of it are as good as none.
+        let most = 4096u64.checked_mul(1u64.checked_shl(mdts.into()).unwrap_or(0));
+        if mdts != 0 && most.is_some_and(|most| most != 0 && span.len > most) {
             return Err(Status::INVALID_FIELD.with_dnr(true));
         }
         Ok(span)

@@ -144,10 +144,8 @@ fn the_longest_command_is_named_whole_wherever_it_begins(
 fn data_that_is_longer_than_the_controller_takes_is_not_sent(
     #[values(512, 4096)] block: usize,
     #[values(false, true)] sgl: bool,
-    #[values((1, 8 << 10), (5, 128 << 10), (8, 1 << 20), (9, MOST), (10, MOST), (0, MOST))] limit: (
-        u8,
-        usize,
-    ),
+    #[values((1, 8 << 10), (5, 128 << 10), (8, 1 << 20), (9, MOST), (10, MOST), (255, MOST), (0, MOST))]
+    limit: (u8, usize),
     #[values(0, 4)] offset: usize,
 ) {
     let (mdts, max) = limit;
