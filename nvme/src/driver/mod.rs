@@ -2,7 +2,7 @@
 //!
 //! [`Controller::open`] resets, enables and identifies a controller;
 //! [`Controller::create_io_queue_pair`] gives queue pairs, each owned by one
-//! thread. Commands carry addresses of [`Region`]s: host
+//! thread. Commands carry addresses of [`Region`](sidelane_p2p::Region)s: host
 //! memory, the controller's own buffer, or another device's.
 //!
 //! It follows the Base Specification 2.0 (3.5 for initialization) and the PCIe

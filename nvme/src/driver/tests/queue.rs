@@ -481,14 +481,14 @@ fn data_of_a_queue_that_could_not_be_deleted_is_not_touched_any_more() {
     bench.near.set_defer(true);
     queue.submit(read, 1).unwrap();
     queue.ring();
-    let stopped = bench.near.inject(Matcher::any_admin(), Fault::StopQueue);
+    bench.near.inject(Matcher::any_admin(), Fault::StopQueue);
     assert!(matches!(queue.delete(), Err(DriverError::Timeout { .. })));
     // Late, as far as the driver knows.
     while bench.near.step() {}
     let mut bytes = [0; 512];
     region.view().read(0, &mut bytes).unwrap();
     assert_eq!(bytes, [0xee; 512]);
-    stopped.disarm();
+    bench.near.disarm();
     bench.near.set_defer(false);
     controller.restart().unwrap();
     let mut again = controller.create_io_queue_pair(4).unwrap();
