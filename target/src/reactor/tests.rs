@@ -1,5 +1,7 @@
 //! A whole reactor over an adapter that does as a test says.
 
+mod flush;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,6 +43,10 @@ struct State {
     posted: Vec<u64>,
     limits: Vec<u32>,
     errored: bool,
+    /// Regions that were registered.
+    registered: u32,
+    /// The key that each flush reads by, and how many placements it is for.
+    flushes: Vec<(u32, u64)>,
     completions: VecDeque<Completion>,
     events: VecDeque<NicEvent>,
 }
@@ -115,10 +121,12 @@ impl Nic for Scripted {
     }
 
     fn register(&mut self, region: &Region, _: Access) -> Result<MemoryRegion, RegisterError> {
+        let mut state = self.script.state();
+        state.registered += 1;
         Ok(MemoryRegion {
             region: region.id(),
-            lkey: 1,
-            rkey: 1,
+            lkey: state.registered,
+            rkey: state.registered,
             base: 0,
             len: region.len() as u64,
         })
@@ -156,7 +164,8 @@ impl Nic for Scripted {
         unreachable!("nothing is asked that is answered")
     }
 
-    fn post_flush(&mut self, _: Sge, _: u64) -> Result<Flush, NicError> {
+    fn post_flush(&mut self, tail: Sge, count: u64) -> Result<Flush, NicError> {
+        self.script.state().flushes.push((tail.lkey, count));
         Ok(Flush::Done)
     }
 
