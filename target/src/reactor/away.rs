@@ -3,8 +3,9 @@
 //! The backend of such a namespace is gone, and with it what the SSD had: its
 //! keeper has made sure that the SSD touches no memory any more. Commands of ours
 //! may be carried out twice (read, write, write zeroes, deallocate, flush), so
-//! what the SSD had is started again from the beginning once it is back. A
-//! command that was there too often when it had to be reset may be why, and fails.
+//! what the SSD had is given to it once more, in all its parts, when it is back;
+//! data that was fetched for a write is still in its buffer. A command that was
+//! there too often when it had to be reset may be why, and fails.
 
 use std::sync::mpsc;
 use std::time::Instant;

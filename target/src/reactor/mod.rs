@@ -9,8 +9,11 @@
 //! to their end), `outbox` (what waits for room in a send queue), `ways` and
 //! `revocation` (which memory payload goes by, and memory that is taken away),
 //! `replacement` (adapters that go and come back), `away` (SSDs that do),
-//! `abort` (commands that the host takes back), `stopping` (what is waited for at the end), `buffers` (which memory a buffer comes from), `admission` (who gets the next), `messages` (memory for commands and responses), `receives` (which of it an
-//! adapter holds), `mailbox` (to and from the control plane), `counting` (what it is told of adapters and queue pairs).
+//! `abort` (commands that the host takes back), `stopping` (what is waited for at
+//! the end), `buffers` (which memory a buffer comes from), `admission` (who gets
+//! the next), `messages` (memory for commands and responses), `receives` (which of
+//! it an adapter holds), `mailbox` (to and from the control plane), `counting`
+//! (what it is told of adapters and queue pairs).
 
 mod abort;
 mod admission;

@@ -1,5 +1,7 @@
 //! The keeper of an SSD: a thread that owns its controller, and may block in the
-//! driver, so that reactors never do.
+//! driver, so that reactors do not. One exception: a queue pair of an SSD that
+//! goes on (a namespace was taken out) is deleted by the reactor that has it,
+//! which waits for the admin queue meanwhile.
 //!
 //! It hears of commands that are overdue (`notices`), of the SSD's own events, of
 //! the kernel that wants the device back, and looks after it once a second. What
